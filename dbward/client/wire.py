@@ -1,0 +1,183 @@
+"""Shapes of the agent's conversation with the server (`/api/agent/*`), validated on both sides by the same types.
+
+Durations are milliseconds (`_ms`) or seconds (`_secs`), sizes bytes, times RFC 3339 UTC.
+"""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from dbward.domain.model import Dialect, Operation
+
+PROTOCOL = 1
+"""Raised when an older agent could no longer work. A server accepts its own and lower ones it still knows."""
+
+
+class Wire(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class ServedDatabase(Wire):
+    """One target as the agent sees it. `error` explains `down` and never holds a URL or a password."""
+
+    database: str
+    environment: str
+    dialect: Dialect
+    status: Literal["up", "down"]
+    error: str | None = None
+
+
+class ActiveJob(Wire):
+    request_id: str
+    operation: Operation
+    elapsed_secs: int
+
+
+class AgentReport(Wire):
+    """`POST /api/agent/report`: sent at start, when anything but `active_jobs` changes, and once a minute."""
+
+    instance: str = Field(min_length=1, max_length=100, pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
+    session: str = Field(min_length=8, max_length=64)
+    protocol: int
+    version: str
+    databases: list[ServedDatabase]
+    operations: list[Operation]
+    max_concurrent: int = Field(ge=1, le=1000)
+    in_flight: int = Field(ge=0)
+    active_jobs: list[ActiveJob] = []
+    draining: bool = False
+    started_at: datetime
+
+
+class AgentWelcome(Wire):
+    """Answer to a report: the node name the worker must use, the queues it may consume, the server's clock."""
+
+    node: str
+    queues: list[str]
+    server_time: datetime
+    server_version: str
+    protocol: int
+
+
+class ClaimRequest(Wire):
+    """`POST /api/agent/executions/{id}/claim`. `tag` is the broker lease that proves the message is held by this session."""
+
+    session: str
+    instance: str
+    tag: str
+
+
+class WireLimits(Wire):
+    statement_timeout_ms: int = Field(ge=0)
+    max_rows: int = Field(ge=0)
+    max_bytes: int = Field(ge=0)
+
+
+class Claimed(Wire):
+    """The plan. `token` is the signed execution token (`domain.tokens`); `statements` must hash to what it binds."""
+
+    execution_id: str
+    request_id: str
+    claim_id: str
+    token: str
+    operation: Operation
+    database: str
+    environment: str
+    statements: list[str]
+    limits: WireLimits
+    lease_secs: int
+    server_time: datetime
+
+
+class StartRequest(Wire):
+    """`POST /api/agent/executions/{id}/start`: spends the token. 409 means: do not run."""
+
+    claim_id: str
+
+
+class RenewRequest(Wire):
+    """`POST /api/agent/executions/{id}/renew`: renews the lease and waits up to `wait_secs` for a cancellation."""
+
+    claim_id: str
+    wait_secs: int = Field(default=0, ge=0, le=30)
+
+
+class Renewed(Wire):
+    """`cancelled`: stop the statement in the database. `lost`: the lease is not ours any more; stop as well."""
+
+    cancelled: bool
+    lost: bool
+    lease_secs: int
+
+
+class ReleaseRequest(Wire):
+    """`POST /api/agent/executions/{id}/release`: never started; the message goes back to its queue."""
+
+    claim_id: str
+    reason: str = Field(max_length=2000)
+    delay_secs: int = Field(default=0, ge=0, le=300)
+
+
+class PartAccepted(Wire):
+    """Answer to `POST /api/agent/executions/{id}/parts?claim_id=&offset=` (body: raw bytes of the result stream).
+
+    `size` is how many bytes the server now holds: the next offset. A repeated part is accepted and changes nothing.
+    """
+
+    size: int
+
+
+class WireError(Wire):
+    code: str
+    message: str
+    sqlstate: str | None = None
+    detail: str | None = None
+    hint: str | None = None
+    position: int | None = None
+
+
+class CompleteRequest(Wire):
+    """`POST /api/agent/executions/{id}/complete`: idempotent; also acknowledges the broker message `tag`.
+
+    `outcome`: `completed`; `failed` (the database or a limit said no, and nothing was committed); `refused` (the token
+    did not verify: nothing was opened); `cancelled` (stopped on request, rolled back); `unknown` (it was sent, and
+    whether it took effect cannot be known).
+    `result_size` and `result_sha256` describe the uploaded stream; both null when no stream was sent.
+    """
+
+    claim_id: str
+    tag: str | None = None
+    outcome: Literal["completed", "failed", "refused", "cancelled", "unknown"]
+    rows_affected: int | None = None
+    row_count: int | None = None
+    truncated: bool = False
+    truncation_reason: str | None = None
+    result_size: int | None = None
+    result_sha256: str | None = None
+    error: WireError | None = None
+    duration_ms: int = Field(ge=0)
+
+
+class Completed(Wire):
+    request_id: str
+    status: str
+
+
+class ResultColumn(Wire):
+    """`key` is the column's name in row objects: the name itself, or `name_2`, `name_3` … for repeated names."""
+
+    name: str
+    type: str
+    key: str
+
+
+class ErrorEnvelope(BaseModel):
+    """Every error body: `{"error", "code", "hint"}`."""
+
+    error: str
+    code: str
+    hint: str | None = None
+    detail: dict[str, Any] | None = None
