@@ -93,9 +93,13 @@ class Claimed(Wire):
 
 
 class StartRequest(Wire):
-    """`POST /api/agent/executions/{id}/start`: spends the token. 409 means: do not run."""
+    """`POST /api/agent/executions/{id}/start`: spends the token. 409 means: do not run.
+
+    `nonce` is random per job: the retry of a lost answer repeats it and is accepted; any other one is a replay.
+    """
 
     claim_id: str
+    nonce: str = Field(min_length=16, max_length=64)
 
 
 class RenewRequest(Wire):

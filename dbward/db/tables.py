@@ -169,6 +169,7 @@ executions = Table(
     Column("agent_id", String(255)),
     Column("session", String(64)),  # the agent process
     Column("claim_id", _Id),  # also the id of the execution token: spent by `start`
+    Column("start_nonce", String(64)),
     Column("limits", JSON),
     Column("lease_until", Utc),
     Column("created_at", Utc, nullable=False),

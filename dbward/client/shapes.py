@@ -1,0 +1,101 @@
+"""Bodies and filters of the public REST API, validated by the same types on both sides of the wire."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Annotated, Any
+
+from pydantic import BaseModel, ConfigDict, Field
+
+PAGE_MAX = 100
+AUDIT_PAGE_MAX = 200
+
+Limit = Annotated[int, Field(ge=0)]
+
+
+class Body(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class NewRequest(Body):
+    """`POST /api/requests`."""
+
+    database: str
+    environment: str
+    operation: str = ""
+    detail: str
+    reason: str | None = None
+    idempotency_key: str | None = Field(default=None, min_length=1, max_length=255)
+    metadata: dict[str, Any] = {}
+    emergency: bool = False
+    allow_ddl: bool = False
+    no_result_store: bool = False
+    share_with: list[str] = []
+
+
+class Approve(Body):
+    comment: str | None = None
+    selector: str | None = None
+
+
+class Reject(Body):
+    comment: str | None = None
+
+
+class WithReason(Body):
+    """Body of cancel and resume; may be absent."""
+
+    reason: str | None = None
+
+
+class RequestFilter(Body):
+    """Query of `GET /api/requests`. Limits above the cap are lowered."""
+
+    limit: Limit = 50
+    offset: Annotated[int, Field(ge=0)] = 0
+    status: str | None = None
+    user: str | None = None
+    database: str | None = None
+    environment: str | None = None
+    operation: str | None = None
+    since: datetime | None = None
+    pending_for_me: bool = False
+
+
+class AuditFilter(Body):
+    """Query of `GET /api/audit/events`. `since` and `until` are inclusive."""
+
+    actor_id: str | None = None
+    event_type: str | None = None
+    event_category: str | None = None
+    outcome: str | None = None
+    database: str | None = None
+    environment: str | None = None
+    operation: str | None = None
+    request_id: str | None = None
+    since: datetime | None = None
+    until: datetime | None = None
+    limit: Limit = 50
+    offset: Annotated[int, Field(ge=0)] = 0
+
+
+class ScopeCeiling(Body):
+    roles: list[str]
+
+
+class TokenScope(Body):
+    """One target an agent token may serve; either part may be `*`."""
+
+    database: str
+    environment: str
+
+
+class NewToken(Body):
+    """`POST /api/tokens`."""
+
+    subject_id: str = Field(min_length=1, max_length=128)
+    subject_type: str
+    name: str | None = Field(default=None, max_length=128)
+    scope_ceiling: ScopeCeiling | None = None
+    scopes: list[TokenScope] | None = None
+    expires_at: datetime | None = None

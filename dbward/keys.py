@@ -1,0 +1,91 @@
+"""The server's two Ed25519 keys: one signs execution tokens, the other the audit log's head and checkpoints.
+
+Both live in `state_dir` as 32 raw bytes, mode 0600. `audit-keys.json` keeps the public half of every audit key ever used,
+so that checkpoints signed before a rotation still verify.
+"""
+
+from __future__ import annotations
+
+import base64
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
+
+from dbward.errors import Misconfigured
+
+EXECUTION_KEY = "signing.key"
+AUDIT_KEY = "audit-signing.key"
+AUDIT_KEYRING = "audit-keys.json"
+
+
+@dataclass(frozen=True, slots=True)
+class Keys:
+    execution: Ed25519PrivateKey
+    audit: Ed25519PrivateKey
+    audit_key_id: str
+    audit_keyring: Mapping[str, Ed25519PublicKey]
+
+    @property
+    def execution_public_hex(self) -> str:
+        return self.execution.public_key().public_bytes_raw().hex()
+
+
+def write_private(path: Path, data: bytes) -> bool:
+    """Create `path` with mode 0600 and `data` in one step; False, and nothing changed, when it exists already."""
+    draft = path.with_name(f".{path.name}.{os.getpid()}")
+    fd = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+    try:
+        with os.fdopen(fd, "wb") as out:
+            out.write(data)
+            out.flush()
+            os.fsync(out.fileno())
+        os.link(draft, path)  # unlike a rename, a link never replaces
+        return True
+    except FileExistsError:
+        return False
+    finally:
+        draft.unlink()
+
+
+def create_missing(state_dir: Path, now: datetime) -> None:
+    """Make whichever key does not exist yet; an existing one is never touched."""
+    write_private(state_dir / EXECUTION_KEY, Ed25519PrivateKey.generate().private_bytes_raw())
+    if write_private(state_dir / AUDIT_KEY, Ed25519PrivateKey.generate().private_bytes_raw()):
+        public = _read_key(state_dir / AUDIT_KEY).public_key().public_bytes_raw()
+        key_id = now.strftime("k-%Y%m%d%H%M%S")
+        ring = {"current": key_id, "keys": {key_id: base64.b64encode(public).decode()}}
+        write_private(state_dir / AUDIT_KEYRING, json.dumps(ring).encode())
+
+
+def load(state_dir: Path) -> Keys:
+    """Both keys and the ring. Raises `Misconfigured` naming the file that is missing or damaged."""
+    audit = _read_key(state_dir / AUDIT_KEY)
+    ring_path = state_dir / AUDIT_KEYRING
+    try:
+        ring = json.loads(ring_path.read_bytes())
+        keyring = {
+            name: Ed25519PublicKey.from_public_bytes(base64.b64decode(value)) for name, value in ring["keys"].items()
+        }
+        key_id = ring["current"]
+        current = keyring[key_id].public_bytes_raw()
+    except (OSError, ValueError, KeyError, TypeError) as e:
+        raise Misconfigured(f"{ring_path} cannot be read as the ring of audit keys: {e}", code="key.unreadable") from e
+    if current != audit.public_key().public_bytes_raw():
+        raise Misconfigured(
+            f"{state_dir / AUDIT_KEY} is not the key that {AUDIT_KEYRING} calls current",
+            code="key.mismatch",
+            hint="restore both files from the same backup",
+        )
+    return Keys(_read_key(state_dir / EXECUTION_KEY), audit, key_id, keyring)
+
+
+def _read_key(path: Path) -> Ed25519PrivateKey:
+    try:
+        return Ed25519PrivateKey.from_private_bytes(path.read_bytes())
+    except (OSError, ValueError) as e:
+        raise Misconfigured(f"{path} cannot be read as an Ed25519 key: {e}", code="key.unreadable") from e
