@@ -1,0 +1,66 @@
+"""What every test may use: databases of its own, a free port, processes that end with the test."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import pytest
+
+from tests.support import services
+
+_session: services.Session | None = None
+
+
+def pytest_sessionstart(session: pytest.Session) -> None:
+    global _session  # noqa: PLW0603 - pytest's hooks share nothing else
+    if not hasattr(session.config, "workerinput"):
+        _session = services.Session()
+
+
+def pytest_unconfigure(config: pytest.Config) -> None:
+    if _session is not None:
+        _session.close()
+
+
+@pytest.fixture
+def postgres_url() -> Iterator[str]:
+    """A fresh, empty PostgreSQL database; the login owns it and is a superuser."""
+    with services.fresh_postgres() as url:
+        yield url
+
+
+@pytest.fixture
+def mariadb_url() -> Iterator[str]:
+    """A fresh, empty MariaDB database as `mysql://…`; the login may do everything."""
+    with services.fresh_mariadb() as url:
+        yield url
+
+
+@pytest.fixture
+def sqlite_path(tmp_path: Path) -> Path:
+    """Where a SQLite database of the test's own may be made."""
+    return tmp_path / "target.db"
+
+
+@pytest.fixture
+def free_port() -> int:
+    return services.free_port()
+
+
+@dataclass(frozen=True, slots=True)
+class State:
+    """A fresh, empty place for the server's state. `url` is what `[state] url` takes."""
+
+    dialect: Literal["sqlite", "postgresql"]
+    url: str
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def state(request: pytest.FixtureRequest, tmp_path: Path) -> State:
+    """Both kinds of state store: a test that takes it runs on each."""
+    if request.param == "sqlite":
+        return State("sqlite", f"sqlite:///{tmp_path / 'state.db'}")
+    return State("postgresql", request.getfixturevalue("postgres_url"))
