@@ -1,0 +1,50 @@
+"""The Flask application over an opened runtime. Nothing here reads settings files, opens databases or starts threads."""
+
+from __future__ import annotations
+
+from flask import Flask, Response
+
+from dbward import VERSION
+from dbward.runtime import Runtime
+from web import errors, guard, live
+from web.api import agent, agents, audit, broker, health, identity, requests, results, tokens
+from web.json import ApiJson
+
+VERSION_HEADER = "x-dbward-version"
+
+BLUEPRINTS = (
+    health.bp,
+    requests.bp,
+    results.bp,
+    audit.bp,
+    agents.bp,
+    agent.bp,
+    broker.bp,
+    identity.bp,
+    tokens.bp,
+)
+
+
+def create_app(rt: Runtime) -> Flask:
+    """One application per runtime."""
+    app = Flask("dbward", static_folder=None)
+    app.json = ApiJson(app)
+    app.config["MAX_CONTENT_LENGTH"] = rt.settings.http.max_body_bytes
+    app.config["PROVIDE_AUTOMATIC_OPTIONS"] = False
+    # A path is spelled one way; a redirect would lose the body of a POST and tell strangers what exists.
+    app.url_map.strict_slashes = True
+    app.url_map.merge_slashes = False
+    app.extensions["dbward"] = rt
+    live.limit_polls(app, rt.settings.http.max_polls)
+    errors.register(app)
+    app.before_request(guard.refuse_nul)
+    app.before_request(guard.check_unrouted)
+    app.after_request(_stamp)
+    for bp in BLUEPRINTS:
+        app.register_blueprint(bp)
+    return app
+
+
+def _stamp(response: Response) -> Response:
+    response.headers[VERSION_HEADER] = VERSION
+    return response

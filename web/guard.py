@@ -1,0 +1,113 @@
+"""Who may call what, before any handler runs. Every blueprint names exactly one of the guards below.
+
+Agent tokens open `/api/public-key`, `/api/agent/*` and `/api/broker/*` and nothing else; what a user or an agent may do
+there is decided by the services.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from flask import current_app, g, request
+
+from dbward.domain.model import Principal
+from dbward.errors import Invalid, Refused, Unauthorized, Unavailable
+from dbward.runtime import Runtime
+from dbward.services import identity
+from web.peer import client_address
+
+Audience = Literal["public", "agent", "any", "user"]
+
+PUBLIC_PATHS = frozenset({"/health", "/ready"})
+AGENT_PATHS = ("/api/agent/", "/api/public-key")
+BROKER_PATHS = ("/api/broker/",)
+
+
+def public() -> None:
+    """Open to everybody: health checks."""
+
+
+def require_token() -> None:
+    """Any valid token; the handler decides by who it is."""
+    _identify()
+
+
+def require_user() -> None:
+    """A person's token."""
+    if _identify().kind == "agent":
+        raise Refused("an agent token opens /api/agent and /api/broker only")
+
+
+def require_agent() -> None:
+    """An agent's token."""
+    if _identify().kind != "agent":
+        raise Refused("this path is for agents only")
+
+
+GUARDS = {"public": public, "agent": require_agent, "any": require_token, "user": require_user}
+
+
+def audience(path: str) -> Audience:
+    """Whom a path is for; decides about paths that do not exist, too."""
+    if path in PUBLIC_PATHS:
+        return "public"
+    if path.startswith(AGENT_PATHS):
+        return "agent"
+    if path.startswith(BROKER_PATHS):
+        return "any"
+    return "user"
+
+
+def check_unrouted() -> None:
+    """Ask for a token before saying that a path or a method does not exist: the map is not public either."""
+    if request.routing_exception is not None:
+        GUARDS[audience(request.path)]()
+
+
+def refuse_nul() -> None:
+    """A NUL in a path or a query is never meant, and PostgreSQL refuses it in text."""
+    if "\0" in request.path or any("\0" in part for pair in request.args.items(multi=True) for part in pair):
+        raise Invalid("the path or the query holds a NUL character")
+
+
+def runtime() -> Runtime:
+    """The opened parts of this server."""
+    rt: Runtime = current_app.extensions["dbward"]
+    return rt
+
+
+def principal() -> Principal:
+    """Who is calling, as its guard found out."""
+    who: Principal = g.principal
+    return who
+
+
+def recheck() -> Principal:
+    """Authenticate again: a call that waited may have outlived its token."""
+    return _identify()
+
+
+def refuse_while_draining() -> None:
+    """Take on nothing new once the server is told to stop."""
+    if runtime().hub.closing:
+        raise Unavailable("server_shutting_down", hint="the server is stopping; try again shortly")
+
+
+def _identify() -> Principal:
+    rt = runtime()
+    client, source = client_address(
+        request.remote_addr, request.headers.get("X-Forwarded-For"), rt.settings.trusted_proxies
+    )
+    who = identity.authenticate(rt, _bearer(), peer_ip=request.remote_addr, client_ip=client, source=source)
+    g.principal = who
+    return who
+
+
+def _bearer() -> str | None:
+    header = request.headers.get("Authorization")
+    if header is None:
+        return None
+    scheme, space, token = header.partition(" ")
+    if scheme != "Bearer" or not space or not token.isascii() or len(token) > 8192:
+        raise Unauthorized("authentication required")
+    return token
