@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -10,6 +10,7 @@ from typing import Literal
 import pytest
 
 from tests.support import services
+from tests.support.processes import Farm
 
 _session: services.Session | None = None
 
@@ -64,3 +65,22 @@ def state(request: pytest.FixtureRequest, tmp_path: Path) -> State:
     if request.param == "sqlite":
         return State("sqlite", f"sqlite:///{tmp_path / 'state.db'}")
     return State("postgresql", request.getfixturevalue("postgres_url"))
+
+
+_farm = pytest.StashKey[Farm]()
+
+
+@pytest.fixture
+def farm(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Farm]:
+    """Starts servers and agents as processes; all are killed when the test ends, and their logs shown when it fails."""
+    farm = request.node.stash[_farm] = Farm(tmp_path)
+    yield farm
+    farm.close()
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    report = yield
+    if report.failed and _farm in item.stash:
+        report.sections.extend(item.stash[_farm].logs())
+    return report

@@ -27,7 +27,7 @@ find_python() {
         fi
     done
     say "dbward needs Python 3.11 or newer, and none is on PATH."
-    say "Found: $(python3 --version 2>&1 || echo 'no python3 at all')."
+    say "Found: $(python3 --version 2>/dev/null || echo 'no python3 at all')."
     say "Install one (Debian 12, Ubuntu 24.04: apt-get install python3 python3-venv; macOS: brew install python@3.13),"
     say "or name it: make PYTHON=/path/to/python3.12 ..."
     return 1
