@@ -1,0 +1,1 @@
+"""Alembic's script directory; `dbward.db.migrations` runs it."""
