@@ -13,11 +13,13 @@ DbwardError(message, code, hint)
 ├─ Unavailable    not now; trying later is right                    503
 └─ Misconfigured  a setting, a file or the machine is wrong         (start-up, exit 1)
 
-`code` is stable and documented in docs/reference/errors.md; `hint` says what to do next. `web.errors` maps a branch to its
+`code` is stable and documented in docs/reference/errors.md; `hint` says what to do next; `detail` holds facts for a program. `web.errors` maps a branch to its
 HTTP status, `dbward.cli.exits` to an exit status; nothing below those two knows either.
 """
 
 from __future__ import annotations
+
+from typing import Any
 
 
 class DbwardError(Exception):
@@ -25,11 +27,14 @@ class DbwardError(Exception):
 
     code = "internal_error"
 
-    def __init__(self, message: str, *, code: str | None = None, hint: str | None = None) -> None:
+    def __init__(
+        self, message: str, *, code: str | None = None, hint: str | None = None, detail: dict[str, Any] | None = None
+    ) -> None:
         super().__init__(message)
         self.message = message
         self.code = code or type(self).code
         self.hint = hint
+        self.detail = detail
 
 
 class Invalid(DbwardError):

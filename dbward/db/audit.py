@@ -1,0 +1,152 @@
+"""The audit log's rows and the one-row head that says where the chain ends."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import asdict, dataclass, replace
+from datetime import datetime
+from typing import Any
+
+from sqlalchemy import ColumnElement, Connection, Row, and_, delete, func, insert, select, update
+
+from dbward.db.engine import Tx
+from dbward.db.tables import audit_events, audit_head
+from dbward.domain.audit import CHAIN_VERSION, AuditEvent, Head, Link, event_hash
+from dbward.domain.model import Event
+from dbward.errors import LostRace
+
+_BATCH = 1000
+_EVENT_COLUMNS = [audit_events.c[name] for name in AuditEvent.__slots__]
+
+
+@dataclass(frozen=True, slots=True)
+class Tail:
+    """The end of the chain as a writer needs it."""
+
+    seq: int
+    hash: str | None
+    checkpoint_seq: int
+    checkpoint_at: datetime | None
+
+
+def begin(tx: Tx, signature: str) -> None:
+    """Create the head of an empty chain; `signature` signs (0, None)."""
+    tx.conn.execute(
+        insert(audit_head).values(id=1, seq=0, hash=None, signature=signature, first_seq=1, checkpoint_seq=0)
+    )
+
+
+def tail(conn: Connection) -> Tail | None:
+    row = conn.execute(
+        select(audit_head.c.seq, audit_head.c.hash, audit_head.c.checkpoint_seq, audit_head.c.checkpoint_at)
+    ).first()
+    return Tail(*row) if row is not None else None
+
+
+def head(conn: Connection) -> Head | None:
+    columns = [audit_head.c[name] for name in ("seq", "hash", "signature", "first_seq", "first_prev_hash")]
+    row = conn.execute(select(*columns)).first()
+    return Head(*row) if row is not None else None
+
+
+def append(
+    tx: Tx, after: Tail, event: AuditEvent, sign: Callable[[int, str], str], *, checkpoint_at: datetime | None = None
+) -> Tail:
+    """Chain `event` after `after` and move the signed head to it; `checkpoint_at` when it is a checkpoint itself."""
+    chained = replace(event, prev_hash=after.hash)
+    digest = event_hash(chained, after.hash)
+    seq = after.seq + 1
+    now = Tail(seq, digest, seq if checkpoint_at else after.checkpoint_seq, checkpoint_at or after.checkpoint_at)
+    moved = tx.conn.execute(
+        update(audit_head)
+        .where(audit_head.c.id == 1, audit_head.c.seq == after.seq)
+        .values(
+            seq=seq,
+            hash=digest,
+            signature=sign(seq, digest),
+            checkpoint_seq=now.checkpoint_seq,
+            checkpoint_at=now.checkpoint_at,
+        )
+    )
+    if moved.rowcount != 1:
+        raise LostRace("the audit log was extended by another writer")
+    tx.conn.execute(
+        insert(audit_events).values(**asdict(chained), seq=seq, event_hash=digest, chain_version=CHAIN_VERSION)
+    )
+    return now
+
+
+def links(conn: Connection, upto: int) -> Iterator[Link]:
+    """Every row in order, read in batches by key: memory does not grow with the log."""
+    after = -1
+    columns = [*_EVENT_COLUMNS, audit_events.c.seq, audit_events.c.event_hash, audit_events.c.chain_version]
+    while True:
+        rows = conn.execute(
+            select(*columns)
+            .where(audit_events.c.seq > after, audit_events.c.seq <= upto)
+            .order_by(audit_events.c.seq)
+            .limit(_BATCH)
+        ).all()
+        for row in rows:
+            *fields, seq, digest, version = row
+            yield Link(seq, AuditEvent(**dict(zip(AuditEvent.__slots__, fields, strict=True))), digest, version)
+        if len(rows) < _BATCH:
+            return
+        after = rows[-1].seq
+
+
+def beyond(conn: Connection, seq: int) -> int:
+    """How many rows stand after `seq`; any after the head were put there by somebody else."""
+    return conn.execute(select(func.count()).where(audit_events.c.seq > seq)).scalar_one()
+
+
+def hash_at(conn: Connection, seq: int) -> str | None:
+    return conn.execute(select(audit_events.c.event_hash).where(audit_events.c.seq == seq)).scalar()
+
+
+@dataclass(frozen=True, slots=True)
+class Search:
+    """Exact matches; `since` and `until` inclusive, as `domain.audit.stamp` makes them."""
+
+    equal: dict[str, str]
+    since: str | None = None
+    until: str | None = None
+
+
+def search(conn: Connection, wanted: Search, *, limit: int, offset: int) -> tuple[list[dict[str, Any]], int]:
+    """Newest first, and how many match in all."""
+    condition = and_(*_conditions(wanted))
+    total = conn.execute(select(func.count()).select_from(audit_events).where(condition)).scalar_one()
+    rows = conn.execute(
+        select(audit_events).where(condition).order_by(audit_events.c.seq.desc()).limit(limit).offset(offset)
+    ).mappings()
+    return [dict(row) for row in rows], total
+
+
+def _conditions(wanted: Search) -> Iterable[ColumnElement[bool]]:
+    yield audit_events.c.seq > 0
+    for name, value in wanted.equal.items():
+        yield audit_events.c[name] == value
+    if wanted.since is not None:
+        yield audit_events.c.created_at >= wanted.since
+    if wanted.until is not None:
+        yield audit_events.c.created_at <= wanted.until
+
+
+def last_checkpoint_before(conn: Connection, created_at: str) -> Row[tuple[int, str]] | None:
+    """`(seq, hash)` of the newest checkpoint at or before `created_at`."""
+    query = (
+        select(audit_events.c.seq, audit_events.c.event_hash)
+        .where(audit_events.c.event_type == Event.AUDIT_SIGNED_CHECKPOINT, audit_events.c.created_at <= created_at)
+        .order_by(audit_events.c.seq.desc())
+        .limit(1)
+    )
+    return conn.execute(query).first()
+
+
+def cut(tx: Tx, upto: int, last_hash: str) -> None:
+    """Delete the rows up to `upto`, whose hash is `last_hash`, and remember where the chain begins from now on."""
+    tx.conn.execute(delete(audit_events).where(audit_events.c.seq <= upto))
+    tx.conn.execute(
+        update(audit_head).where(audit_head.c.id == 1).values(first_seq=upto + 1, first_prev_hash=last_hash)
+    )

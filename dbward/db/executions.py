@@ -1,0 +1,179 @@
+"""Rows of executions and of the results they left. Every change is guarded by the status and claim it expects."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from datetime import datetime, timedelta
+from typing import Any
+
+from sqlalchemy import ColumnElement, Connection, and_, delete, exists, func, insert, or_, select, update
+
+from dbward.db.engine import Tx
+from dbward.db.rows import ExecutionRow, RequestRow, ResultRow, read
+from dbward.db.tables import approvals, executions, requests, result_access, results
+from dbward.domain.model import ExecutionStatus
+from dbward.errors import LostRace, Missing
+
+
+def queue(tx: Tx, execution_id: str, request_id: str, now: datetime) -> None:
+    tx.conn.execute(
+        insert(executions).values(id=execution_id, request_id=request_id, status=ExecutionStatus.QUEUED, created_at=now)
+    )
+
+
+def find(conn: Connection, execution_id: str) -> ExecutionRow | None:
+    row = conn.execute(select(executions).where(executions.c.id == execution_id)).mappings().first()
+    return read(ExecutionRow, row) if row is not None else None
+
+
+def lock(tx: Tx, execution_id: str) -> ExecutionRow:
+    """The row, held until the transaction ends. Raises `Missing`."""
+    query = select(executions).where(executions.c.id == execution_id).with_for_update()
+    row = tx.conn.execute(query).mappings().first()
+    if row is None:
+        raise Missing(f"execution {execution_id}")
+    return read(ExecutionRow, row)
+
+
+def move(tx: Tx, row: ExecutionRow, status: ExecutionStatus, **values: Any) -> ExecutionRow:
+    """Set `status` and `values` only if neither status nor claim changed since `row` was read. Raises `LostRace`."""
+    changed = {"status": status, **values}
+    hit = tx.conn.execute(
+        update(executions)
+        .where(
+            executions.c.id == row.id,
+            executions.c.status == row.status,
+            executions.c.claim_id.is_not_distinct_from(row.claim_id),
+        )
+        .values(changed)
+    )
+    if hit.rowcount != 1:
+        raise LostRace(f"execution {row.id} is no longer {row.status}")
+    tx.wake(f"execution:{row.id}")
+    return replace(row, **changed)
+
+
+def extend(tx: Tx, execution_id: str, claim_id: str, until: datetime) -> bool:
+    """Renew the lease; False when this claim does not hold the execution any more."""
+    hit = tx.conn.execute(
+        update(executions)
+        .where(
+            executions.c.id == execution_id,
+            executions.c.claim_id == claim_id,
+            executions.c.status.in_([ExecutionStatus.CLAIMED, ExecutionStatus.RUNNING]),
+        )
+        .values(lease_until=until)
+    )
+    return hit.rowcount == 1
+
+
+def lease_at_least(tx: Tx, until: datetime) -> None:
+    """Give every running execution time until `until`: after a stop of the server nobody could have renewed."""
+    tx.conn.execute(
+        update(executions)
+        .where(executions.c.status == ExecutionStatus.RUNNING, executions.c.lease_until < until)
+        .values(lease_until=until)
+    )
+
+
+def overdue(conn: Connection, now: datetime, *, limit: int) -> list[ExecutionRow]:
+    """Running executions whose agent has not renewed in time."""
+    query = (
+        select(executions)
+        .where(executions.c.status == ExecutionStatus.RUNNING, executions.c.lease_until <= now)
+        .order_by(executions.c.lease_until)
+        .limit(limit)
+    )
+    return [read(ExecutionRow, row) for row in conn.execute(query).mappings()]
+
+
+def of_request(conn: Connection, request_id: str, *, limit: int) -> list[ExecutionRow]:
+    """Newest first."""
+    query = (
+        select(executions)
+        .where(executions.c.request_id == request_id)
+        .order_by(executions.c.created_at.desc(), executions.c.id)
+        .limit(limit)
+    )
+    return [read(ExecutionRow, row) for row in conn.execute(query).mappings()]
+
+
+def count_completed(conn: Connection, request_id: str) -> int:
+    query = (
+        select(func.count())
+        .select_from(executions)
+        .where(executions.c.request_id == request_id, executions.c.status == ExecutionStatus.COMPLETED)
+    )
+    return conn.execute(query).scalar_one()
+
+
+def add_result(tx: Tx, row: ResultRow, access: Sequence[str]) -> None:
+    """Record a stored result and who may read it; a repeated call replaces the first."""
+    tx.conn.execute(delete(results).where(results.c.execution_id == row.execution_id))
+    tx.conn.execute(insert(results).values({name: getattr(row, name) for name in row.__slots__}))
+    if access:
+        selectors = [{"execution_id": row.execution_id, "selector": selector} for selector in dict.fromkeys(access)]
+        tx.conn.execute(insert(result_access), selectors)
+
+
+def result_of(conn: Connection, execution_id: str) -> ResultRow | None:
+    row = conn.execute(select(results).where(results.c.execution_id == execution_id)).mappings().first()
+    return read(ResultRow, row) if row is not None else None
+
+
+def stored_among(conn: Connection, execution_ids: Sequence[str]) -> set[str]:
+    query = select(results.c.execution_id).where(results.c.execution_id.in_(execution_ids))
+    return set(conn.execute(query).scalars())
+
+
+def access_of(conn: Connection, execution_id: str) -> list[str]:
+    query = select(result_access.c.selector).where(result_access.c.execution_id == execution_id)
+    return list(conn.execute(query).scalars())
+
+
+def readable_results(
+    conn: Connection, subject: str, selectors: Sequence[str], *, everything: bool, limit: int
+) -> list[tuple[ResultRow, RequestRow]]:
+    """Stored results the person may read, newest first, each with its request."""
+    query = select(results, requests).join(requests, requests.c.id == results.c.request_id)
+    if not everything:
+        query = query.where(_readable(subject, selectors))
+    query = query.order_by(results.c.stored_at.desc()).limit(limit)
+    return [
+        (
+            read(ResultRow, {c.name: row[c] for c in results.c}),
+            read(RequestRow, {c.name: row[c] for c in requests.c}),
+        )
+        for row in conn.execute(query).mappings()
+    ]
+
+
+def _readable(subject: str, selectors: Sequence[str]) -> ColumnElement[bool]:
+    decided = exists().where(approvals.c.request_id == requests.c.id, approvals.c.actor == subject)
+    named = exists().where(
+        result_access.c.execution_id == results.c.execution_id, result_access.c.selector.in_(tuple(selectors))
+    )
+    return or_(requests.c.requester == subject, named, decided)
+
+
+def expired_results(conn: Connection, now: datetime, *, limit: int) -> list[ResultRow]:
+    query = select(results).where(results.c.expires_at <= now).order_by(results.c.expires_at).limit(limit)
+    return [read(ResultRow, row) for row in conn.execute(query).mappings()]
+
+
+def results_of_request(conn: Connection, request_id: str) -> list[ResultRow]:
+    query = select(results).where(results.c.request_id == request_id)
+    return [read(ResultRow, row) for row in conn.execute(query).mappings()]
+
+
+def remove_result(tx: Tx, execution_id: str) -> None:
+    tx.conn.execute(delete(results).where(results.c.execution_id == execution_id))
+
+
+def shift_leases(tx: Tx, by: timedelta) -> None:
+    """Move every lease forward by `by`: for that long this server was stopped and no agent could renew."""
+    live = and_(executions.c.status == ExecutionStatus.RUNNING, executions.c.lease_until.is_not(None))
+    rows = tx.conn.execute(select(executions.c.id, executions.c.lease_until).where(live)).all()
+    for execution_id, until in rows:
+        tx.conn.execute(update(executions).where(executions.c.id == execution_id).values(lease_until=until + by))

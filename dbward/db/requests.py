@@ -1,0 +1,226 @@
+"""Rows of requests, of their approvals, and of the selectors that may decide them next."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Sequence
+from dataclasses import dataclass, replace
+from datetime import datetime
+from typing import Any
+
+from sqlalchemy import ColumnElement, Connection, and_, delete, exists, func, insert, or_, select, update
+
+from dbward.db.engine import Tx
+from dbward.db.rows import RequestRow, read
+from dbward.db.tables import approvals, request_selectors, requests
+from dbward.domain.approvals import Approval
+from dbward.domain.model import Status
+from dbward.domain.states import Trigger, advance
+from dbward.errors import Conflict, LostRace, Missing
+
+
+def insert_request(tx: Tx, row: RequestRow) -> None:
+    tx.conn.execute(insert(requests).values({name: getattr(row, name) for name in row.__slots__}))
+
+
+def find(conn: Connection, request_id: str) -> RequestRow | None:
+    row = conn.execute(select(requests).where(requests.c.id == request_id)).mappings().first()
+    return read(RequestRow, row) if row is not None else None
+
+
+def lock(tx: Tx, request_id: str) -> RequestRow:
+    """The row, held until the transaction ends. Raises `Missing`."""
+    query = select(requests).where(requests.c.id == request_id).with_for_update()
+    row = tx.conn.execute(query).mappings().first()
+    if row is None:
+        raise Missing(f"request {request_id}")
+    return read(RequestRow, row)
+
+
+def resolve(conn: Connection, id_or_prefix: str) -> str:
+    """The full id for an id, or for its first characters when only one request starts with them.
+
+    Raises `Missing` for none, `Conflict` (`request.ambiguous`) for several.
+    """
+    after = id_or_prefix + "g"  # the first text past every id that starts so: ids are lower-case hex and hyphens
+    query = select(requests.c.id).where(requests.c.id >= id_or_prefix, requests.c.id < after).limit(2)
+    found = conn.execute(query).scalars().all()
+    if not found:
+        raise Missing(f"request {id_or_prefix}")
+    if len(found) > 1:
+        raise Conflict(
+            f"more than one request starts with {id_or_prefix}", code="request.ambiguous", hint="give more of the id"
+        )
+    return found[0]
+
+
+def find_by_key(conn: Connection, requester: str, key: str) -> RequestRow | None:
+    query = select(requests).where(requests.c.requester == requester, requests.c.idempotency_key == key)
+    row = conn.execute(query).mappings().first()
+    return read(RequestRow, row) if row is not None else None
+
+
+def move(tx: Tx, row: RequestRow, trigger: Trigger, *, now: datetime, **values: Any) -> RequestRow:
+    """Advance `row` by `trigger` and set `values`, only if nobody moved it since it was read.
+
+    Raises `Conflict` when the table of states has no such move, `LostRace` when another one came first.
+    """
+    changed = {"status": advance(row.status, trigger), "updated_at": now, **values}
+    hit = tx.conn.execute(
+        update(requests).where(requests.c.id == row.id, requests.c.status == row.status).values(changed)
+    )
+    if hit.rowcount != 1:
+        raise LostRace(f"request {row.id} is no longer {row.status}")
+    tx.wake(f"request:{row.id}")
+    return replace(row, **changed)
+
+
+@dataclass(frozen=True, slots=True)
+class Visibility:
+    """Which requests a person sees: all, or own ones, those waiting for one of `selectors`, and those they decided."""
+
+    everything: bool
+    subject: str
+    selectors: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Criteria:
+    status: str | None = None
+    user: str | None = None
+    database: str | None = None
+    environment: str | None = None
+    operation: str | None = None
+    since: datetime | None = None
+    decidable_by: Visibility | None = None
+
+
+def page(
+    conn: Connection, sees: Visibility, criteria: Criteria, *, limit: int, offset: int
+) -> tuple[list[RequestRow], int]:
+    """Newest first, and how many there are in all."""
+    wanted = and_(*_conditions(sees, criteria))
+    total = conn.execute(select(func.count()).select_from(requests).where(wanted)).scalar_one()
+    rows = conn.execute(
+        select(requests).where(wanted).order_by(requests.c.created_at.desc(), requests.c.id).limit(limit).offset(offset)
+    ).mappings()
+    return [read(RequestRow, row) for row in rows], total
+
+
+def _conditions(sees: Visibility, criteria: Criteria) -> Iterable[ColumnElement[bool]]:
+    yield requests.c.id.is_not(None)
+    if not sees.everything:
+        yield or_(
+            requests.c.requester == sees.subject,
+            and_(requests.c.status == Status.PENDING, _waits_for(sees.selectors)),
+            _decided_by(sees.subject),
+        )
+    for column, value in (
+        (requests.c.status, criteria.status),
+        (requests.c.requester, criteria.user),
+        (requests.c.database, criteria.database),
+        (requests.c.environment, criteria.environment),
+        (requests.c.operation, criteria.operation),
+    ):
+        if value is not None:
+            yield column == value
+    if criteria.since is not None:
+        yield requests.c.created_at >= criteria.since
+    if criteria.decidable_by is not None:
+        yield and_(requests.c.status == Status.PENDING, _waits_for(criteria.decidable_by.selectors))
+        yield ~exists().where(
+            approvals.c.request_id == requests.c.id,
+            approvals.c.actor == criteria.decidable_by.subject,
+            approvals.c.step_index == requests.c.current_step,
+        )
+
+
+def _waits_for(selectors: Collection[str]) -> ColumnElement[bool]:
+    return exists().where(
+        request_selectors.c.request_id == requests.c.id, request_selectors.c.selector.in_(tuple(selectors))
+    )
+
+
+def _decided_by(subject: str) -> ColumnElement[bool]:
+    return exists().where(approvals.c.request_id == requests.c.id, approvals.c.actor == subject)
+
+
+def set_selectors(tx: Tx, request_id: str, selectors: Sequence[str]) -> None:
+    """Replace the selectors a pending request waits for; none once it is decided."""
+    tx.conn.execute(delete(request_selectors).where(request_selectors.c.request_id == request_id))
+    if selectors:
+        rows = [{"request_id": request_id, "selector": selector} for selector in dict.fromkeys(selectors)]
+        tx.conn.execute(insert(request_selectors), rows)
+
+
+def selectors(conn: Connection, request_id: str) -> list[str]:
+    query = select(request_selectors.c.selector).where(request_selectors.c.request_id == request_id)
+    return sorted(conn.execute(query).scalars())
+
+
+def add_approval(tx: Tx, approval_id: str, request_id: str, approval: Approval) -> None:
+    tx.conn.execute(
+        insert(approvals).values(
+            id=approval_id,
+            request_id=request_id,
+            step_index=approval.step_index,
+            actor=approval.actor,
+            action=approval.action,
+            matched_selector=str(approval.matched_selector),
+            comment=approval.comment,
+            created_at=approval.at,
+        )
+    )
+
+
+def approvals_of(conn: Connection, request_id: str) -> tuple[Approval, ...]:
+    """Oldest first."""
+    rows = conn.execute(
+        select(approvals).where(approvals.c.request_id == request_id).order_by(approvals.c.created_at, approvals.c.id)
+    ).mappings()
+    return tuple(
+        Approval(
+            step_index=row["step_index"],
+            actor=row["actor"],
+            action=row["action"],
+            matched_selector=row["matched_selector"],
+            comment=row["comment"],
+            at=row["created_at"],
+        )
+        for row in rows
+    )
+
+
+def due(conn: Connection, status: Status, column: str, before: datetime, *, limit: int) -> list[str]:
+    """Ids of requests in `status` whose time in `column` is at or before `before`, oldest first."""
+    when = requests.c[column]
+    query = select(requests.c.id).where(requests.c.status == status, when <= before).order_by(when).limit(limit)
+    return list(conn.execute(query).scalars())
+
+
+def in_status(conn: Connection, status: Status, *, limit: int) -> list[RequestRow]:
+    query = select(requests).where(requests.c.status == status).order_by(requests.c.updated_at).limit(limit)
+    return [read(RequestRow, row) for row in conn.execute(query).mappings()]
+
+
+def counts(conn: Connection, statuses: Collection[Status]) -> dict[str, int]:
+    query = (
+        select(requests.c.status, func.count())
+        .where(requests.c.status.in_([str(s) for s in statuses]))
+        .group_by(requests.c.status)
+    )
+    return {status: count for status, count in conn.execute(query)}
+
+
+def purgeable(conn: Connection, statuses: Collection[Status], before: datetime, *, limit: int) -> list[str]:
+    query = (
+        select(requests.c.id)
+        .where(requests.c.status.in_([str(s) for s in statuses]), requests.c.updated_at < before)
+        .order_by(requests.c.updated_at)
+        .limit(limit)
+    )
+    return list(conn.execute(query).scalars())
+
+
+def remove(tx: Tx, request_id: str) -> None:
+    """Delete the request with everything that hangs on it."""
+    tx.conn.execute(delete(requests).where(requests.c.id == request_id))

@@ -1,0 +1,140 @@
+"""Turns rows of the state database into frozen values, so that nothing above this package sees a SQLAlchemy row."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from datetime import datetime
+from typing import Any, TypeVar
+
+from dbward.domain.model import ExecutionStatus, Operation, Status, Target
+
+
+@dataclass(frozen=True, slots=True)
+class RequestRow:
+    id: str
+    requester: str
+    database: str
+    environment: str
+    operation: Operation
+    detail: str
+    statements: list[str]
+    dialect: str
+    status: Status
+    emergency: bool
+    allow_ddl: bool
+    no_result_store: bool
+    reason: str | None
+    metadata: dict[str, Any]
+    share_with: list[str]
+    idempotency_key: str | None
+    idempotency_fingerprint: str | None
+    workflow: dict[str, Any] | None
+    decision: dict[str, Any]
+    current_step: int
+    execution_id: str | None
+    created_at: datetime
+    updated_at: datetime
+    expires_at: datetime | None
+    approved_at: datetime | None
+    dispatched_at: datetime | None
+    resolved_at: datetime | None
+    cancel_reason: str | None
+    cancelled_by: str | None
+
+    @property
+    def target(self) -> Target:
+        return Target(self.database, self.environment)
+
+
+@dataclass(frozen=True, slots=True)
+class ExecutionRow:
+    id: str
+    request_id: str
+    status: ExecutionStatus
+    agent_id: str | None
+    session: str | None
+    claim_id: str | None
+    start_nonce: str | None
+    limits: dict[str, Any] | None
+    lease_until: datetime | None
+    created_at: datetime
+    claimed_at: datetime | None
+    started_at: datetime | None
+    finished_at: datetime | None
+    rows_affected: int | None
+    duration_ms: int | None
+    error: dict[str, Any] | None
+    outcome_digest: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class ResultRow:
+    execution_id: str
+    request_id: str
+    storage_key: str
+    content_length: int
+    sha256: str
+    row_count: int
+    truncated: bool
+    truncation_reason: str | None
+    stored_at: datetime
+    expires_at: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class AgentRow:
+    id: str
+    subject_id: str
+    token_id: str
+    session: str
+    version: str
+    databases: list[dict[str, Any]]
+    operations: list[str]
+    max_concurrent: int
+    in_flight: int
+    active_jobs: list[dict[str, Any]]
+    draining: bool
+    started_at: datetime
+    last_seen_at: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class TokenRow:
+    id: str
+    subject_type: str
+    subject_id: str
+    prefix: str
+    hash: str
+    name: str | None
+    kind: str
+    ceiling: list[str] | None
+    scopes: list[list[str]] | None
+    expires_at: datetime | None
+    created_at: datetime
+    revoked_at: datetime | None
+
+
+@dataclass(frozen=True, slots=True)
+class UserRow:
+    id: str
+    roles: list[str]
+    groups: list[str]
+    status: str
+    source: str
+    created_at: datetime
+    updated_at: datetime
+
+
+Row = TypeVar("Row", RequestRow, ExecutionRow, ResultRow, AgentRow, TokenRow, UserRow)
+
+_ENUMS = {RequestRow: {"status": Status, "operation": Operation}, ExecutionRow: {"status": ExecutionStatus}}
+
+
+def read(kind: type[Row], row: Mapping[str, Any]) -> Row:
+    """One row as its value; texts of enumerated columns become their enum."""
+    enums = _ENUMS.get(kind, {})
+    values = {f.name: row[f.name] for f in fields(kind)}
+    for name, enum in enums.items():
+        values[name] = enum(values[name])
+    return kind(**values)

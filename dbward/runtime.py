@@ -1,0 +1,77 @@
+"""The parts of a running server, opened once and handed to every use case."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING
+
+from dbward import keys
+from dbward.broker.publish import Publisher
+from dbward.broker.wake import Hub
+from dbward.db.engine import Store, open_store
+from dbward.keys import Keys
+from dbward.results.local import LocalResults
+from dbward.settings.server import ServerSettings
+from dbward.tokencache import TokenCache
+
+if TYPE_CHECKING:
+    from dbward.db.listen import Listener
+
+
+@dataclass(frozen=True, slots=True)
+class Runtime:
+    """What services are given. `now` is the only clock; `hub` wakes the calls that wait."""
+
+    settings: ServerSettings
+    store: Store
+    hub: Hub
+    publisher: Publisher
+    results: LocalResults
+    keys: Keys
+    tokens: TokenCache
+    now: Callable[[], datetime]
+    _close: Callable[[], None] = field(repr=False)
+
+    def close(self) -> None:
+        """Wake every waiting call, finish queued writes and close the database."""
+        self._close()
+
+
+def utc_now() -> datetime:
+    return datetime.now(UTC)
+
+
+def open_runtime(settings: ServerSettings, *, now: Callable[[], datetime] = utc_now) -> Runtime:
+    """Open everything `prepare` has laid out. The database is open from here on: never call this before a fork."""
+    hub = Hub()
+    store = open_store(settings.state, on_wake=hub.fire)
+    listener = _listen(settings, store, hub.fire)
+
+    def close() -> None:
+        hub.close()
+        if listener is not None:
+            listener.close()
+        store.close()
+
+    return Runtime(
+        settings=settings,
+        store=store,
+        hub=hub,
+        publisher=Publisher(),
+        results=LocalResults(settings.results.root_dir),
+        keys=keys.load(settings.state_dir),
+        tokens=TokenCache(),
+        now=now,
+        _close=close,
+    )
+
+
+def _listen(settings: ServerSettings, store: Store, fire: Callable[[Iterable[str]], None]) -> Listener | None:
+    """Hear the wake-ups of other replicas; there are none on SQLite."""
+    if store.dialect == "sqlite":
+        return None
+    from dbward.db.listen import Listener
+
+    return Listener(settings.state, on_wake=fire)

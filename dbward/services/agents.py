@@ -1,0 +1,185 @@
+"""What agents say of themselves, and what people may see of them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import datetime, timedelta
+from typing import Literal
+
+from dbward import VERSION
+from dbward.broker import store as broker
+from dbward.broker.names import job_queue, parse_job_queue
+from dbward.client.wire import PROTOCOL, AgentReport, AgentWelcome
+from dbward.db import agents
+from dbward.db.engine import Tx
+from dbward.db.rows import AgentRow, RequestRow
+from dbward.domain import rbac
+from dbward.domain.model import Event, Permission, Principal, Target
+from dbward.errors import Conflict, Invalid, Refused
+from dbward.runtime import Runtime
+from dbward.services.journal import record
+from dbward.services.views import View
+
+OFFLINE_AFTER = timedelta(seconds=60)
+NEVER_SECS = 9999
+
+AgentStatus = Literal["healthy", "saturated", "draining", "offline"]
+
+
+def report(rt: Runtime, who: Principal, said: AgentReport) -> AgentWelcome:
+    """Register an agent process, or take its latest word. Every declared target must be registered and in scope.
+
+    Raises `Refused` (a target outside the token's scopes), `Invalid` (unknown target, protocol) and `Conflict` when
+    another live process uses the same token and instance name.
+    """
+    if said.protocol != PROTOCOL:
+        raise Invalid(
+            f"the agent speaks protocol {said.protocol}, this server {PROTOCOL}",
+            code="agent.protocol",
+            hint="upgrade the older of the two",
+        )
+    targets = [Target(d.database, d.environment) for d in said.databases]
+    for target in targets:
+        if (refusal := rbac.refuse(who, Permission.AGENT_OPERATE, target=target, owner=None)) is not None:
+            raise refusal
+        if target not in rt.settings.policy.targets:
+            raise Invalid(
+                f"{target} is not registered on the server",
+                code="database.not_registered",
+                hint="add it to [[databases]] in server.toml, or take it out of agent.toml",
+            )
+    node = f"{who.subject}@{said.instance}"
+    queues = [job_queue(target) for target in targets]
+
+    def work(tx: Tx) -> datetime:
+        now = rt.now()
+        before = agents.find(tx.conn, node)
+        if before is not None and before.session != said.session and _alive(before, now) and not before.draining:
+            raise Conflict(
+                f"another agent process is running as {node}",
+                code="agent.duplicate",
+                hint="give each agent its own agent_id; after a crash wait a minute",
+            )
+        agents.save(
+            tx,
+            AgentRow(
+                id=node,
+                subject_id=who.subject,
+                token_id=who.token_id or "",
+                session=said.session,
+                version=said.version,
+                databases=[d.model_dump(mode="json") for d in said.databases],
+                operations=[str(operation) for operation in said.operations],
+                max_concurrent=said.max_concurrent,
+                in_flight=said.in_flight,
+                active_jobs=[job.model_dump(mode="json") for job in said.active_jobs],
+                draining=said.draining,
+                started_at=said.started_at,
+                last_seen_at=now,
+            ),
+        )
+        for declared, target in zip(said.databases, targets, strict=True):
+            agents.set_dialect(tx, target, declared.dialect, now)
+        broker.ensure_job_queues(tx, queues)
+        if before is None:
+            record(rt, tx, Event.AGENT_REGISTERED, actor=who, resource=("agent", node))
+        return now
+
+    at = rt.store.write(work)
+    return AgentWelcome(node=node, queues=queues, server_time=at, server_version=VERSION, protocol=PROTOCOL)
+
+
+def seen(tx: Tx, session: str, now: datetime) -> None:
+    """Note that the process behind `session` is alive; the broker calls it with every poll."""
+    agents.seen(tx, session, now)
+
+
+def list_agents(rt: Runtime, who: Principal) -> View:
+    """Every agent, and for every target how many jobs wait and since when. Raises `Refused`."""
+    if (refusal := rbac.refuse(who, Permission.METRICS_VIEW, target=None, owner=None)) is not None:
+        raise refusal
+    now = rt.now()
+    with rt.store.read() as conn:
+        rows = agents.all_agents(conn)
+        depths = broker.depths(conn, now)
+    queues = []
+    for depth in depths:
+        target = parse_job_queue(depth.queue)
+        if target is None:
+            continue
+        queues.append(
+            {
+                "database": target.database,
+                "environment": target.environment,
+                "ready": depth.ready,
+                "leased": depth.leased,
+                "dead": depth.dead,
+                "oldest_job_age_secs": depth.oldest_secs,
+            }
+        )
+    return {"agents": [_agent_view(row, now) for row in rows], "queues": queues}
+
+
+def _agent_view(row: AgentRow, now: datetime) -> View:
+    status = status_of(row, now)
+    ago = int((now - row.last_seen_at).total_seconds())
+    return {
+        "id": row.id,
+        "status": status,
+        "version": row.version,
+        "last_poll_ago_secs": min(max(ago, 0), NEVER_SECS),
+        "in_flight": row.in_flight,
+        "max_concurrent": row.max_concurrent,
+        "uptime_secs": 0 if status == "offline" else max(int((now - row.started_at).total_seconds()), 0),
+        "active_jobs": [] if status == "offline" else row.active_jobs,
+        "capabilities": {
+            "scopes": [{"database": d["database"], "environment": d["environment"]} for d in row.databases],
+            "operations": row.operations,
+        },
+        "databases": row.databases,
+    }
+
+
+def _alive(row: AgentRow, now: datetime) -> bool:
+    return now - row.last_seen_at <= OFFLINE_AFTER
+
+
+def status_of(row: AgentRow, now: datetime) -> AgentStatus:
+    if not _alive(row, now):
+        return "offline"
+    if row.draining:
+        return "draining"
+    return "saturated" if row.in_flight >= row.max_concurrent else "healthy"
+
+
+def queue_hint(rows: Sequence[AgentRow], request: RequestRow, now: datetime) -> str | None:
+    """Why a dispatched request may be waiting: no agents, all draining, all busy; None when one should take it."""
+    serving = [
+        status_of(row, now)
+        for row in rows
+        if any(
+            d["database"] == request.database and d["environment"] == request.environment and d["status"] == "up"
+            for d in row.databases
+        )
+    ]
+    live = [status for status in serving if status != "offline"]
+    if not live:
+        return "no_agents"
+    if all(status == "draining" for status in live):
+        return "agents_draining"
+    return "agents_saturated" if all(status in {"draining", "saturated"} for status in live) else None
+
+
+def databases(rt: Runtime, who: Principal) -> View:
+    """The registered targets that some role of this person covers. Raises `Refused`."""
+    if (refusal := rbac.refuse(who, Permission.REQUEST_VIEW, target=None, owner=None)) is not None:
+        raise refusal
+    pairs = [t for t in rt.settings.policy.targets if rbac.allowed(who, Permission.REQUEST_VIEW, t)]
+    return {"databases": [{"database": t.database, "environment": t.environment} for t in sorted(pairs)]}
+
+
+def public_key(rt: Runtime, who: Principal) -> View:
+    """The key execution tokens verify with. For agents only, as the API has always been."""
+    if who.kind != "agent":
+        raise Refused("this endpoint is for agents")
+    return {"public_key": rt.keys.execution_public_hex}

@@ -1,0 +1,170 @@
+"""Preparing the state before a server starts: schema, keys, first tokens, and the users of the configuration.
+
+Runs in gunicorn's master before it forks, so it opens the database and closes it again.
+"""
+
+from __future__ import annotations
+
+import os
+from datetime import datetime
+from pathlib import Path
+
+from dbward import ids, keys
+from dbward.db import audit, identities
+from dbward.db.engine import Tx
+from dbward.db.migrations import migrate
+from dbward.db.rows import TokenRow, UserRow
+from dbward.domain.audit import sign_head
+from dbward.domain.model import SYSTEM, Event
+from dbward.errors import Misconfigured
+from dbward.runtime import Runtime, open_runtime, utc_now
+from dbward.services.identity import AGENT_ROLE
+from dbward.services.journal import record
+from dbward.settings.server import ServerSettings
+
+ADMIN_TOKEN = "admin-token"  # noqa: S105 - a file's name
+AGENT_TOKEN = "agent-token"  # noqa: S105
+REQUESTER_TOKEN = "requester-token"  # noqa: S105
+
+_ADMIN_ROLES = ["admin", "requester"]
+
+
+def prepare(settings: ServerSettings, *, force_bootstrap: bool = False) -> bool:
+    """Bring `state_dir` and its database up to date; True when the bootstrap tokens were made now.
+
+    Whatever exists already (keys, token files) is kept. Raises `Misconfigured` for a state that does not fit together.
+    """
+    settings.state_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
+    migrate(settings.state)
+    keys.create_missing(settings.state_dir, utc_now())
+    rt = open_runtime(settings)
+    try:
+        rt.store.write(lambda tx: _begin_audit(rt, tx))
+        made = _bootstrap(rt, force=force_bootstrap)
+        rt.store.write(lambda tx: _sync(rt, tx))
+    finally:
+        rt.close()
+    return made
+
+
+def _begin_audit(rt: Runtime, tx: Tx) -> None:
+    if audit.tail(tx.conn) is None:
+        audit.begin(tx, sign_head(rt.keys.audit, 0, None))
+
+
+def _bootstrap(rt: Runtime, *, force: bool) -> bool:
+    """Make the first tokens unless they exist.
+
+    The files are written before the commit: a crash between the two leaves files whose tokens were never valid, and the
+    next start finds none in the database and writes them anew.
+    """
+    state_dir = rt.settings.state_dir
+    with rt.store.read() as conn:
+        existing = identities.active_of_kind(conn, "bootstrap")
+    files = [state_dir / name for name in (ADMIN_TOKEN, AGENT_TOKEN, REQUESTER_TOKEN)]
+    if existing and not force:
+        missing = [path.name for path in files if not path.exists()]
+        if missing:
+            raise Misconfigured(
+                f"{', '.join(missing)} missing in {state_dir}, but the tokens exist",
+                code="bootstrap.incomplete",
+                hint="restore the file, or run once with --force-bootstrap to revoke them and make new ones",
+            )
+        return False
+    admin, agent = ids.new_token(), ids.new_token()
+    for path, token in zip(files, (admin, agent, admin), strict=True):
+        _replace_private(path, token)
+
+    def work(tx: Tx) -> None:
+        now = rt.now()
+        for row in existing:
+            identities.revoke(tx, row.id, now)
+            record(rt, tx, Event.TOKEN_REVOKED, actor=SYSTEM, resource=("token", row.id), reason="--force-bootstrap")
+        _save_user(rt, tx, UserRow("admin", _ADMIN_ROLES, [], "active", "bootstrap", now, now))
+        _issue(rt, tx, _token("user", "admin", admin, "bootstrap", _ADMIN_ROLES, now))
+        _issue(rt, tx, _token("agent", "agent", agent, "bootstrap", None, now))
+
+    rt.store.write(work)
+    return True
+
+
+def _replace_private(path: Path, text: str) -> None:
+    path.unlink(missing_ok=True)  # reached only when the token it held is not, or no longer, valid
+    keys.write_private(path, text.encode())
+
+
+def _token(
+    subject_type: str, subject_id: str, plaintext: str, kind: str, ceiling: list[str] | None, now: datetime
+) -> TokenRow:
+    return TokenRow(
+        id=ids.new_id(),
+        subject_type=subject_type,
+        subject_id=subject_id,
+        prefix=ids.token_prefix(plaintext),
+        hash=ids.token_hash(plaintext),
+        name=f"{kind}-{subject_id}",
+        kind=kind,
+        ceiling=ceiling,
+        scopes=None,
+        expires_at=None,
+        created_at=now,
+        revoked_at=None,
+    )
+
+
+def _issue(rt: Runtime, tx: Tx, row: TokenRow) -> None:
+    identities.add_token(tx, row)
+    facts = {
+        "issued_by": SYSTEM.subject,
+        "issued_for": row.subject_id,
+        "scope_ceiling": row.ceiling or ([AGENT_ROLE] if row.subject_type == "agent" else None),
+    }
+    record(rt, tx, Event.TOKEN_CREATED, actor=SYSTEM, resource=("token", row.id), metadata=facts)
+
+
+def _save_user(rt: Runtime, tx: Tx, row: UserRow) -> None:
+    if identities.save_user(tx, row):
+        facts = {"roles": row.roles, "groups": row.groups, "source": row.source}
+        record(rt, tx, Event.USER_CREATED, actor=SYSTEM, resource=("user", row.id), metadata=facts)
+
+
+def _sync(rt: Runtime, tx: Tx) -> None:
+    """Make the configured users and their tokens what the file says; one that is gone from the file is suspended."""
+    now = rt.now()
+    wanted = {user.id: user for user in rt.settings.users}
+    for row in identities.users_from(tx.conn, "config"):
+        if row.id not in wanted and row.status == "active":
+            _save_user(rt, tx, UserRow(row.id, row.roles, row.groups, "suspended", "config", row.created_at, now))
+    kept = set()
+    for user in wanted.values():
+        before = identities.find_user(tx.conn, user.id)
+        if before is not None and before.source != "config":
+            raise Misconfigured(
+                f"[[auth.users]] {user.id}: a user of this name exists and does not come from the configuration",
+                hint="use another id",
+            )
+        created = before.created_at if before is not None else now
+        _save_user(rt, tx, UserRow(user.id, list(user.roles), list(user.groups), "active", "config", created, now))
+        if user.token is not None:
+            kept.add(_sync_token(rt, tx, user.id, user.token.reveal(), now))
+    for token in identities.active_of_kind(tx.conn, "config"):
+        if token.hash not in kept:
+            identities.revoke(tx, token.id, now)
+            record(rt, tx, Event.TOKEN_REVOKED, actor=SYSTEM, resource=("token", token.id), reason="not configured")
+    facts = {"digest": rt.settings.config_digest, "pid": os.getpid()}
+    record(rt, tx, Event.CONFIG_SYNCED, actor=SYSTEM, metadata=facts)
+
+
+def _sync_token(rt: Runtime, tx: Tx, user_id: str, plaintext: str, now: datetime) -> str:
+    """Make sure the configured token is valid for the user, with no ceiling below the user's roles; returns its hash."""
+    digest = ids.token_hash(plaintext)
+    existing = identities.token_by_hash(tx.conn, digest)
+    if existing is None:
+        _issue(rt, tx, _token("user", user_id, plaintext, "config", None, now))
+    elif existing.subject_id != user_id or existing.revoked_at is not None:
+        raise Misconfigured(
+            f"[[auth.users]] {user_id}: its token was revoked, or belongs to somebody else",
+            code="config.token_unusable",
+            hint="generate a new one",
+        )
+    return digest

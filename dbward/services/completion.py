@@ -1,0 +1,223 @@
+"""The end of an execution: what the agent reports, and what the server concludes when it hears nothing.
+
+The blob first, then one transaction that moves, acknowledges and records: a crash between the two leaves an upload that
+the retry of `complete` finds whole.
+"""
+
+from __future__ import annotations
+
+from datetime import datetime, timedelta
+
+from dbward.broker import store as broker
+from dbward.canonical import canonical_json, sha256_hex
+from dbward.client.wire import Completed, CompleteRequest
+from dbward.db import executions, requests
+from dbward.db.engine import Tx
+from dbward.db.rows import ExecutionRow, RequestRow, ResultRow
+from dbward.domain import policy
+from dbward.domain.model import SYSTEM, Event, ExecutionStatus, Principal, Status
+from dbward.domain.states import Trigger
+from dbward.errors import Conflict, Invalid, Missing, Refused
+from dbward.results.local import storage_key
+from dbward.runtime import Runtime
+from dbward.services.journal import record
+
+LIVE_RETENTION = timedelta(minutes=10)
+"""How long a result that must not be stored is kept for the client that waits for it."""
+
+_REPORTABLE = {ExecutionStatus.CLAIMED, ExecutionStatus.RUNNING, ExecutionStatus.LOST}
+_STATUS = {
+    "completed": ExecutionStatus.COMPLETED,
+    "failed": ExecutionStatus.FAILED,
+    "refused": ExecutionStatus.FAILED,
+    "cancelled": ExecutionStatus.FAILED,
+    "unknown": ExecutionStatus.LOST,
+}
+_EVENT = {
+    "completed": Event.EXECUTION_COMPLETED,
+    "failed": Event.EXECUTION_FAILED,
+    "refused": Event.EXECUTION_TOKEN_REFUSED,
+    "cancelled": Event.EXECUTION_FAILED,
+    "unknown": Event.EXECUTION_LOST,
+}
+
+
+def complete(rt: Runtime, who: Principal, execution_id: str, report: CompleteRequest) -> Completed:
+    """Take the agent's word for how it ended. Repeating the same report is accepted and changes nothing.
+
+    A report after the lease ran out still counts: it turns `execution_lost` into what really happened.
+    Raises `Conflict` for another claim, a different second report, or `completed` without `start`.
+    """
+    digest = sha256_hex(canonical_json(report.model_dump(mode="json", exclude={"tag"})))
+    with rt.store.read() as conn:
+        seen = executions.find(conn, execution_id)
+    if seen is None:
+        raise Missing(f"execution {execution_id}")
+    _check(who, seen, report)
+    finished = seen.outcome_digest == digest
+    if report.result_size is not None and report.result_sha256 is not None and not finished:
+        key = storage_key(seen.request_id, execution_id)
+        rt.results.finish(key, size=report.result_size, sha256=report.result_sha256)
+
+    def work(tx: Tx) -> Completed:
+        execution = executions.lock(tx, execution_id)
+        request = requests.lock(tx, execution.request_id)
+        _check(who, execution, report)
+        if execution.outcome_digest == digest:
+            return Completed(request_id=request.id, status=request.status)
+        if execution.outcome_digest is not None:
+            raise Conflict("this execution was reported with another outcome", code="execution.already_completed")
+        if execution.status is ExecutionStatus.WITHDRAWN:  # cancelled before it started: there is nothing to report
+            return Completed(request_id=request.id, status=request.status)
+        if execution.status not in _REPORTABLE:
+            raise Conflict(f"execution is {execution.status}", code="execution.not_claimed")
+        moved = _finish(rt, tx, who, execution, request, report, digest)
+        return Completed(request_id=moved.id, status=moved.status)
+
+    return rt.store.write(work)
+
+
+def _check(who: Principal, execution: ExecutionRow, report: CompleteRequest) -> None:
+    if execution.claim_id != report.claim_id:
+        raise Conflict("the execution is claimed by another", code="execution.not_claimed")
+    if execution.agent_id is None or execution.agent_id.partition("@")[0] != who.subject:
+        raise Refused("this execution belongs to another agent")
+    never_started = execution.started_at is None
+    if never_started and report.outcome not in {"refused", "failed", "cancelled"}:
+        raise Conflict("an execution that was never started cannot have run", code="execution.not_started")
+    if (report.result_size is None) != (report.result_sha256 is None):
+        raise Invalid("result_size and result_sha256 belong together")
+
+
+def _finish(
+    rt: Runtime,
+    tx: Tx,
+    who: Principal,
+    execution: ExecutionRow,
+    request: RequestRow,
+    report: CompleteRequest,
+    digest: str,
+) -> RequestRow:
+    now = rt.now()
+    late = execution.status is ExecutionStatus.LOST
+    executions.move(
+        tx,
+        execution,
+        _STATUS[report.outcome],
+        finished_at=now,
+        lease_until=None,
+        rows_affected=report.rows_affected,
+        duration_ms=report.duration_ms,
+        error=report.error.model_dump() if report.error is not None else None,
+        outcome_digest=digest,
+    )
+    broker.withdraw(tx, execution.id)
+    if report.result_size is not None and report.result_sha256 is not None:
+        _keep_result(rt, tx, execution, request, report, now)
+    moved = request
+    if request.execution_id == execution.id:  # a late report may find the request dispatched again
+        trigger = _trigger(request, report)
+        if trigger is not None:
+            moved = requests.move(tx, request, trigger, now=now, **_resolution(request, now))
+    tx.wake(f"request:{request.id}")
+    facts: dict[str, object] = {"duration_ms": report.duration_ms, "outcome": report.outcome}
+    if report.rows_affected is not None:
+        facts["rows_affected"] = report.rows_affected
+    if report.row_count is not None:
+        facts["row_count"] = report.row_count
+    if report.error is not None:
+        facts["error_code"] = report.error.code
+    if late:
+        facts["late"] = True
+    record(
+        rt,
+        tx,
+        _EVENT[report.outcome],
+        actor=who,
+        request=moved,
+        execution_id=execution.id,
+        failed=report.outcome != "completed",
+        denied=report.outcome == "refused",
+        reason=report.error.message if report.error is not None and report.outcome == "refused" else None,
+        metadata=facts,
+    )
+    return moved
+
+
+def _resolution(request: RequestRow, now: datetime) -> dict[str, datetime]:
+    return {} if request.status is Status.CANCELLED else {"resolved_at": now}
+
+
+def _trigger(request: RequestRow, report: CompleteRequest) -> Trigger | None:
+    if request.status is Status.CANCELLED:
+        return Trigger.AGENT_CANCELLED  # stays cancelled, whatever came of it
+    match report.outcome:
+        case "completed":
+            return Trigger.COMPLETE_OK
+        case "unknown":
+            return Trigger.LOSE if request.status is Status.RUNNING else None
+        case _:
+            return Trigger.COMPLETE_FAILED
+
+
+def _keep_result(
+    rt: Runtime, tx: Tx, execution: ExecutionRow, request: RequestRow, report: CompleteRequest, now: datetime
+) -> None:
+    rule = policy.find_result_policy(rt.settings.policy.result_policies, request.target)
+    live_only = request.no_result_store or rule.delivery_mode == "stream"
+    assert report.result_size is not None
+    assert report.result_sha256 is not None
+    row = ResultRow(
+        execution_id=execution.id,
+        request_id=request.id,
+        storage_key=storage_key(request.id, execution.id),
+        content_length=report.result_size,
+        sha256=report.result_sha256,
+        row_count=report.row_count or 0,
+        truncated=report.truncated,
+        truncation_reason=report.truncation_reason,
+        stored_at=now,
+        expires_at=now + (LIVE_RETENTION if live_only else rule.retention),
+    )
+    access = [] if live_only else [*request.share_with, *(str(selector) for selector in rule.access)]
+    executions.add_result(tx, row, access)
+
+
+def lose(rt: Runtime, tx: Tx, execution: ExecutionRow) -> None:
+    """Give up an execution whose agent is gone: it was started, so what came of it cannot be known."""
+    request = requests.lock(tx, execution.request_id)
+    now = rt.now()
+    executions.move(
+        tx,
+        execution,
+        ExecutionStatus.LOST,
+        finished_at=now,
+        lease_until=None,
+        error={"code": "execution.lost", "message": "the agent was not heard of any more; the outcome is not known"},
+    )
+    broker.withdraw(tx, execution.id)
+    if request.execution_id == execution.id and request.status is Status.RUNNING:
+        request = requests.move(tx, request, Trigger.LOSE, now=now, resolved_at=now)
+    tx.wake(f"request:{request.id}")
+    record(rt, tx, Event.EXECUTION_LOST, actor=SYSTEM, request=request, execution_id=execution.id, failed=True)
+
+
+def give_up_delivery(rt: Runtime, tx: Tx, execution_id: str) -> None:
+    """Fail a job whose message was delivered too often and never started."""
+    execution = executions.find(tx.conn, execution_id)
+    if execution is None or execution.status not in {ExecutionStatus.QUEUED, ExecutionStatus.CLAIMED}:
+        return
+    request = requests.lock(tx, execution.request_id)
+    now = rt.now()
+    message = "the job was delivered to agents again and again and never started; nothing was run"
+    executions.move(
+        tx,
+        execution,
+        ExecutionStatus.FAILED,
+        finished_at=now,
+        lease_until=None,
+        error={"code": "delivery.exhausted", "message": message, "hint": "look at the agents' logs"},
+    )
+    if request.execution_id == execution.id and request.status in {Status.DISPATCHED, Status.RUNNING}:
+        request = requests.move(tx, request, Trigger.COMPLETE_FAILED, now=now, resolved_at=now)
+    record(rt, tx, Event.EXECUTION_FAILED, actor=SYSTEM, request=request, execution_id=execution.id, failed=True)

@@ -1,0 +1,264 @@
+"""Who is calling, and the tokens they call with."""
+
+from __future__ import annotations
+
+import hmac
+from dataclasses import replace
+from datetime import UTC, datetime
+
+from dbward import ids
+from dbward.client.shapes import NewToken
+from dbward.db import identities
+from dbward.db.engine import Tx
+from dbward.db.rows import TokenRow
+from dbward.domain import rbac, roles
+from dbward.domain.model import ANY, Event, Permission, Principal, Target
+from dbward.domain.names import parse_name
+from dbward.errors import DbwardError, Invalid, Missing, Refused, Unauthorized
+from dbward.runtime import Runtime
+from dbward.services.journal import record, record_refusal
+from dbward.services.views import View
+
+_AUTHORIZATION_MAX = 256
+
+AGENT_ROLE = "agent-default"
+
+
+def authenticate(
+    rt: Runtime,
+    bearer: str | None,
+    *,
+    peer_ip: str | None,
+    client_ip: str | None,
+    source: str | None,
+) -> Principal:
+    """The principal behind a bearer token.
+
+    Raises `Unauthorized` with one text for every cause, so that nothing is learned about tokens, and `Refused` when the
+    token is good but leaves no role.
+    """
+    address = Principal("anonymous", "user", peer_ip=peer_ip, client_ip=client_ip, client_ip_source=source)
+    if bearer is None:
+        raise _unauthorized()
+    if not bearer.isascii() or not 12 <= len(bearer) <= _AUTHORIZATION_MAX:
+        _note_failure(rt, address, "malformed")
+        raise _unauthorized()
+    now = rt.now()
+    digest = ids.token_hash(bearer)
+    known = rt.tokens.get(digest, now)
+    if known is None:
+        row, cause = _look_up(rt, bearer, digest, now)
+        if row is None:
+            _note_failure(rt, address, cause)
+            raise _unauthorized()
+        known = _principal(rt, row)
+        rt.tokens.put(digest, known, row.expires_at, now)
+    return replace(known, peer_ip=peer_ip, client_ip=client_ip, client_ip_source=source)
+
+
+def still_valid(rt: Runtime, token_id: str) -> bool:
+    """Whether the token would be accepted now: asked again before a waiting poll is handed work."""
+    with rt.store.read() as conn:
+        row = identities.find_token(conn, token_id)
+    return row is not None and _usable(row, rt.now()) is None
+
+
+def _look_up(rt: Runtime, bearer: str, digest: str, now: datetime) -> tuple[TokenRow | None, str]:
+    with rt.store.read() as conn:
+        candidates = identities.tokens_by_prefix(conn, ids.token_prefix(bearer))
+        found = None
+        for row in candidates:  # all of them are compared, in constant time each
+            if hmac.compare_digest(row.hash, digest):
+                found = row
+        if found is None:
+            return None, "unknown"
+        if (cause := _usable(found, now)) is not None:
+            return None, cause
+        if found.subject_type == "user":
+            user = identities.find_user(conn, found.subject_id)
+            if user is None or user.status != "active":
+                return None, "suspended"
+    return found, ""
+
+
+def _usable(row: TokenRow, now: datetime) -> str | None:
+    if row.revoked_at is not None:
+        return "revoked"
+    return "expired" if row.expires_at is not None and row.expires_at <= now else None
+
+
+def _principal(rt: Runtime, row: TokenRow) -> Principal:
+    if row.subject_type == "agent":
+        scopes = tuple(Target(d, e) for d, e in row.scopes) if row.scopes is not None else (Target(ANY, ANY),)
+        agent_roles = roles.resolve([AGENT_ROLE], (), rt.settings.policy, None)
+        return Principal(row.subject_id, "agent", roles=agent_roles, token_id=row.id, scopes=scopes)
+    with rt.store.read() as conn:
+        user = identities.find_user(conn, row.subject_id)
+    assert user is not None
+    resolved = roles.resolve(user.roles, user.groups, rt.settings.policy, None)
+    if not resolved:
+        raise Refused(
+            "no role could be found for this user", code="auth.no_roles_resolved", hint="ask an administrator"
+        )
+    # A token of the configuration has no ceiling: its roles are written beside it.
+    ceiling = row.ceiling if row.kind != "config" else [role.name for role in resolved]
+    effective = tuple(role for role in resolved if role.name in (ceiling or ()))
+    if not effective:
+        raise Refused("the token's ceiling leaves no role", code="auth.insufficient_scope", hint="create a new token")
+    return Principal(row.subject_id, "user", roles=effective, groups=tuple(user.groups), token_id=row.id)
+
+
+def _unauthorized() -> Unauthorized:
+    return Unauthorized(
+        "the token is missing, unknown, expired or revoked",
+        hint="send `Authorization: Bearer <token>` with a valid token",
+    )
+
+
+def _note_failure(rt: Runtime, address: Principal, cause: str) -> None:
+    if rt.tokens.worth_recording(address.client_ip or "", rt.now()):
+        rt.store.write(
+            lambda tx: record(
+                rt, tx, Event.AUTH_FAILURE, actor=address, denied=True, reason=cause, metadata={"failure_reason": cause}
+            )
+        )
+
+
+def me(rt: Runtime, who: Principal) -> View:
+    """What `GET /api/me` says: the caller's roles after the token's ceiling."""
+    return {
+        "subject_id": who.subject,
+        "subject_type": who.kind,
+        "roles": [
+            {
+                "name": role.name,
+                "permissions": sorted(str(g.permission) if g.permission else ANY for g in role.grants),
+                "databases": list(role.databases),
+                "environments": list(role.environments),
+            }
+            for role in who.roles
+        ],
+        "groups": list(who.groups),
+    }
+
+
+def create_token(rt: Runtime, who: Principal, body: NewToken) -> View:
+    """Make a token for oneself, or with `token.create_agent` for an agent. The plaintext is returned once.
+
+    Raises `Refused`, `Invalid` (type, ceiling, scopes, expiry, too many), `Missing`.
+    """
+    if body.subject_type not in {"user", "agent"}:
+        raise Invalid("subject_type must be `user` or `agent`")
+    for_agent = body.subject_type == "agent"
+    needed = Permission.TOKEN_CREATE_AGENT if for_agent else Permission.TOKEN_CREATE
+    now = rt.now()
+    if body.expires_at is not None and (body.expires_at.tzinfo is None or body.expires_at <= now):
+        raise Invalid("expires_at must be in the future and name its offset from UTC")
+    scopes = _scopes(body) if for_agent else None
+    plaintext = ids.new_token()
+
+    def work(tx: Tx) -> TokenRow | DbwardError:
+        refusal = rbac.refuse(who, needed, target=None, owner=None)
+        if refusal is None and not for_agent and body.subject_id != who.subject:
+            refusal = Refused("a token for another person can only be made by that person")
+        if refusal is not None:
+            return record_refusal(rt, tx, refusal, actor=who, request=None, action="token.create")
+        limit = rt.settings.max_active_tokens_per_user
+        if limit and identities.count_active(tx.conn, body.subject_type, body.subject_id, now) >= limit:
+            raise Invalid(f"{body.subject_id} has {limit} active tokens, the most allowed", hint="revoke one first")
+        row = TokenRow(
+            id=ids.new_id(),
+            subject_type=body.subject_type,
+            subject_id=body.subject_id,
+            prefix=ids.token_prefix(plaintext),
+            hash=ids.token_hash(plaintext),
+            name=body.name,
+            kind="issued",
+            ceiling=_ceiling(who, body, for_agent=for_agent),
+            scopes=scopes,
+            expires_at=body.expires_at.astimezone(UTC) if body.expires_at is not None else None,
+            created_at=now,
+            revoked_at=None,
+        )
+        identities.add_token(tx, row)
+        facts = {"issued_by": who.subject, "issued_for": row.subject_id, "scope_ceiling": row.ceiling, "scopes": scopes}
+        record(rt, tx, Event.TOKEN_CREATED, actor=who, resource=("token", row.id), metadata=facts)
+        return row
+
+    row = rt.store.write(work)
+    if isinstance(row, DbwardError):
+        raise row
+    return {**_token_view(row), "token": plaintext, "prefix": row.prefix}
+
+
+def _ceiling(who: Principal, body: NewToken, *, for_agent: bool) -> list[str] | None:
+    asked = body.scope_ceiling.roles if body.scope_ceiling is not None else None
+    if for_agent:
+        if asked not in (None, [AGENT_ROLE]):
+            raise Invalid(f"an agent's ceiling is empty or `{AGENT_ROLE}`")
+        return None
+    if asked is None:
+        return list(who.role_names)
+    if not asked or not set(asked) <= set(who.role_names):
+        raise Invalid("the ceiling must name some of your own roles", hint=f"yours: {', '.join(who.role_names)}")
+    return list(asked)
+
+
+def _scopes(body: NewToken) -> list[list[str]] | None:
+    if body.scopes is None:
+        return None
+    if not body.scopes:
+        raise Invalid("scopes is empty: such a token could serve nothing", hint="leave it out, or name the targets")
+    return [
+        [name if name == ANY else parse_name(name, what) for name, what in pair]
+        for pair in (((s.database, "database"), (s.environment, "environment")) for s in body.scopes)
+    ]
+
+
+def list_tokens(rt: Runtime, who: Principal) -> View:
+    if (refusal := rbac.refuse(who, Permission.TOKEN_LIST, target=None, owner=None)) is not None:
+        raise refusal
+    with rt.store.read() as conn:
+        rows = identities.all_tokens(conn)
+    return {"tokens": [_token_view(row) for row in rows]}
+
+
+def _token_view(row: TokenRow) -> View:
+    return {
+        "id": row.id,
+        "subject_type": row.subject_type,
+        "subject_id": row.subject_id,
+        "token_prefix": row.prefix,
+        "scope_ceiling": {"roles": row.ceiling} if row.ceiling is not None else None,
+        "scopes": [{"database": d, "environment": e} for d, e in row.scopes] if row.scopes is not None else None,
+        "name": row.name,
+        "kind": row.kind,
+        "status": "revoked" if row.revoked_at is not None else "active",
+        "expires_at": row.expires_at,
+        "created_at": row.created_at,
+        "revoked_at": row.revoked_at,
+    }
+
+
+def revoke_token(rt: Runtime, who: Principal, token_id: str) -> View:
+    """Revoke one's own token, or anybody's with `token.revoke:any`. Repeatable. Raises `Missing`, `Refused`."""
+
+    def work(tx: Tx) -> View | DbwardError:
+        row = identities.find_token(tx.conn, token_id)
+        if row is None:
+            raise Missing(f"token {token_id}")
+        refusal = rbac.refuse(who, Permission.TOKEN_REVOKE, target=None, owner=row.subject_id)
+        if refusal is not None:
+            return record_refusal(rt, tx, refusal, actor=who, request=None, action="token.revoke")
+        now = row.revoked_at or rt.now()
+        if row.revoked_at is None:
+            identities.revoke(tx, row.id, now)
+            record(rt, tx, Event.TOKEN_REVOKED, actor=who, resource=("token", row.id))
+        tx.wake(f"token:{row.id}")  # polls held with it end at once
+        return {"id": row.id, "revoked_at": now}
+
+    outcome = rt.store.write(work)
+    rt.tokens.forget_all()
+    if isinstance(outcome, DbwardError):
+        raise outcome
+    return outcome

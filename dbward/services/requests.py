@@ -1,0 +1,365 @@
+"""Submitting, listing, showing and cancelling requests."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from dbward import ids
+from dbward.broker import store as broker
+from dbward.canonical import canonical_json, sha256_hex
+from dbward.client.shapes import PAGE_MAX, NewRequest, RequestFilter
+from dbward.db import agents, executions, requests
+from dbward.db.engine import Tx
+from dbward.db.requests import Criteria, Visibility
+from dbward.db.rows import RequestRow
+from dbward.domain import approvals, policy, rbac
+from dbward.domain.model import (
+    ANY,
+    Dialect,
+    Event,
+    ExecutionStatus,
+    Operation,
+    Ownership,
+    Permission,
+    Principal,
+    RiskLevel,
+    Selector,
+    SelectorKind,
+    Status,
+    Target,
+    Workflow,
+)
+from dbward.domain.names import parse_name, parse_operation, parse_selector
+from dbward.domain.policy import AutoApproved, BreakGlass, Decision, Denied, NeedsApproval
+from dbward.domain.sql.classify import Classification, classify
+from dbward.domain.states import Trigger
+from dbward.errors import Conflict, DbwardError, Invalid, Refused, TooLarge, Unavailable
+from dbward.runtime import Runtime
+from dbward.services import views
+from dbward.services.agents import queue_hint
+from dbward.services.dispatch import check_reason, dispatch, refuse_change
+from dbward.services.journal import record, record_refusal
+from dbward.services.views import View
+
+_SUBMITTING = (
+    Permission.REQUEST_QUERY,
+    Permission.REQUEST_DML,
+    Permission.REQUEST_DDL,
+    Permission.REQUEST_BREAK_GLASS_QUERY,
+    Permission.REQUEST_BREAK_GLASS_DML,
+)
+
+
+@dataclass(frozen=True, slots=True)
+class _Draft:
+    """A request that passed every check that needs no transaction."""
+
+    target: Target
+    dialect: Dialect
+    plan: Classification
+    body: NewRequest
+    share_with: tuple[Selector, ...]
+    fingerprint: str
+
+
+def create(rt: Runtime, who: Principal, body: NewRequest) -> tuple[View, bool]:
+    """Decide on a new request; auto-approved and break-glass ones are dispatched in the same transaction.
+
+    Returns the view and True, or the request that the same idempotency key made before and False.
+    Raises `Unavailable` while draining, `Refused` (recorded), `Invalid`, and `Conflict` for a key reused otherwise.
+    """
+    if rt.hub.closing:
+        raise Unavailable("server_shutting_down", hint="submit it again in a moment")
+    draft = _draft(rt, who, body)
+
+    def work(tx: Tx) -> tuple[View, bool] | DbwardError:
+        if body.idempotency_key is not None:
+            earlier = requests.find_by_key(tx.conn, who.subject, body.idempotency_key)
+            if earlier is not None:
+                return _replay(tx, earlier, draft), False
+        needed = rbac.permission_for(
+            draft.plan.operation,
+            emergency=body.emergency,
+            allow_ddl=body.allow_ddl,
+            is_ddl=draft.plan.is_ddl,
+            contains_ddl=draft.plan.is_ddl,
+        )
+        for permission in needed:
+            refusal = rbac.refuse(who, permission, target=draft.target, owner=None)
+            if refusal is not None:
+                return record_refusal(rt, tx, refusal, actor=who, request=None, action="create", target=draft.target)
+        flow = policy.find_workflow(rt.settings.policy.workflows, draft.target, draft.plan.operation)
+        decision = policy.decide(flow, _risk(draft.plan), body.emergency)
+        if isinstance(decision, Denied):
+            raise Invalid(decision.reason, code=decision.code, hint="an administrator adds a [[workflows]] entry")
+        if flow is not None and flow.require_reason and not body.reason:
+            raise Invalid("reason is required", hint="this workflow wants a reason: pass `reason`")
+        return _insert(rt, tx, who, draft, flow, decision), True
+
+    outcome = rt.store.write(work)
+    if isinstance(outcome, DbwardError):
+        raise outcome
+    return outcome
+
+
+def _draft(rt: Runtime, who: Principal, body: NewRequest) -> _Draft:
+    target = Target(parse_name(body.database, "database"), parse_name(body.environment, "environment"))
+    operation = parse_operation(body.operation)
+    if not any(rbac.allowed(who, permission, target) for permission in _SUBMITTING):
+        refusal = Refused(f"submitting needs a role with request.* permissions on {target}")
+        raise rt.store.write(
+            lambda tx: record_refusal(rt, tx, refusal, actor=who, request=None, action="create", target=target)
+        )
+    size = len(body.detail.encode())
+    if size > rt.settings.max_detail_bytes:
+        raise TooLarge(
+            f"the statement has {size} bytes, over the limit of {rt.settings.max_detail_bytes}",
+            hint="split it, or raise [requests] max_detail_bytes",
+        )
+    check_reason(body.reason)
+    if body.allow_ddl and not body.emergency:
+        raise Invalid("allow_ddl needs emergency")
+    if body.emergency and not (body.reason or "").strip():
+        raise Invalid("reason is required in an emergency", hint="say why; the reason goes on the record")
+    if operation not in {Operation.EXECUTE_SELECT, Operation.EXECUTE_DML}:
+        raise Invalid(f"{operation} is not available in this version", code="operation.unsupported")
+    if target not in rt.settings.policy.targets:
+        raise _not_registered(rt, target)
+    with rt.store.read() as conn:
+        dialect = rt.settings.dialects.get(target) or agents.dialect_of(conn, target) or Dialect.POSTGRESQL
+    return _Draft(
+        target=target,
+        dialect=dialect,
+        plan=classify(body.detail, dialect),
+        body=body,
+        share_with=tuple(parse_selector(text) for text in body.share_with),
+        fingerprint=_fingerprint(body),
+    )
+
+
+def _not_registered(rt: Runtime, target: Target) -> Invalid:
+    known = sorted({t.environment for t in rt.settings.policy.targets if t.database == target.database})[:5]
+    where = f"its environments are: {', '.join(known)}" if known else "no such database"
+    return Invalid(
+        f"{target} is not registered; {where}", code="database.not_registered", hint="see `dbward databases`"
+    )
+
+
+def _fingerprint(body: NewRequest) -> str:
+    """Of everything that makes two submissions the same; `reason` and `metadata` may differ."""
+    same = body.model_dump(
+        include={"database", "environment", "detail", "emergency", "allow_ddl", "no_result_store", "share_with"}
+    )
+    return sha256_hex(canonical_json(same))
+
+
+def _risk(plan: Classification) -> RiskLevel | None:
+    """Reads are low; whatever else is not scored here and is therefore never below a threshold."""
+    return RiskLevel.LOW if plan.operation is Operation.EXECUTE_SELECT else RiskLevel.UNKNOWN
+
+
+def _replay(tx: Tx, earlier: RequestRow, draft: _Draft) -> View:
+    if earlier.idempotency_fingerprint != draft.fingerprint:
+        raise Conflict(
+            "this idempotency key was used for another request", hint="use a new key for a different request"
+        )
+    return _created_view(earlier, requests.selectors(tx.conn, earlier.id), replayed=True)
+
+
+def _insert(rt: Runtime, tx: Tx, who: Principal, draft: _Draft, flow: Workflow | None, decision: Decision) -> View:
+    now = rt.now()
+    status = _initial_status(decision)
+    ttl = (flow.pending_ttl if flow is not None else None) or rt.settings.retention.approval_ttl
+    waiting = approvals.pending_selectors(flow, ()) if flow is not None and status is Status.PENDING else ()
+    expires = {
+        Status.PENDING: now + ttl,
+        Status.AUTO_APPROVED: None,
+        Status.BREAK_GLASS: None,
+    }[status]
+    row = RequestRow(
+        id=ids.new_id(),
+        requester=who.subject,
+        database=draft.target.database,
+        environment=draft.target.environment,
+        operation=draft.plan.operation,
+        detail=draft.body.detail,
+        statements=list(draft.plan.statements),
+        dialect=draft.dialect,
+        status=status,
+        emergency=draft.body.emergency,
+        allow_ddl=draft.body.allow_ddl,
+        no_result_store=draft.body.no_result_store,
+        reason=draft.body.reason,
+        metadata=draft.body.metadata,
+        share_with=[str(selector) for selector in draft.share_with],
+        idempotency_key=draft.body.idempotency_key,
+        idempotency_fingerprint=draft.fingerprint,
+        workflow=policy.workflow_to_json(flow) if flow is not None else None,
+        decision=_trace(draft.plan, flow, decision),
+        current_step=0,
+        execution_id=None,
+        created_at=now,
+        updated_at=now,
+        expires_at=expires,
+        approved_at=None if status is Status.PENDING else now,
+        dispatched_at=None,
+        resolved_at=None,
+        cancel_reason=None,
+        cancelled_by=None,
+    )
+    requests.insert_request(tx, row)
+    requests.set_selectors(tx, row.id, [str(selector) for selector in waiting])
+    record(rt, tx, _CREATED[status], actor=who, request=row, reason=row.reason, with_detail=True)
+    if status is not Status.PENDING:
+        row = dispatch(rt, tx, row, actor=who)
+    return _created_view(row, [str(selector) for selector in waiting], replayed=False)
+
+
+_CREATED = {
+    Status.PENDING: Event.REQUEST_CREATED,
+    Status.AUTO_APPROVED: Event.REQUEST_AUTO_APPROVED,
+    Status.BREAK_GLASS: Event.REQUEST_BREAK_GLASS,
+}
+
+
+def _initial_status(decision: Decision) -> Status:
+    match decision:
+        case AutoApproved():
+            return Status.AUTO_APPROVED
+        case BreakGlass():
+            return Status.BREAK_GLASS
+        case NeedsApproval():
+            return Status.PENDING
+        case Denied():
+            raise AssertionError("a denied request is never stored")
+
+
+def _trace(plan: Classification, flow: Workflow | None, decision: Decision) -> View:
+    matched = None
+    if flow is not None:
+        matched = {
+            "id": flow.id,
+            "database": flow.database,
+            "environment": flow.environment,
+            "step_count": len(flow.steps),
+        }
+    return {
+        "version": 1,
+        "classification": {"resolved_operation": plan.operation, "reason": plan.reason},
+        "sql_review": {"policy_id": None, "findings_count": 0, "parse_failed": False},
+        "risk": {"level": _risk(plan), "factors": [], "schema_status": "not_synced"},
+        "workflow": {"matched": matched},
+        "decision": {
+            "outcome": "needs_approval" if isinstance(decision, NeedsApproval) else "auto_approved",
+            "reasons": [decision.reason],
+            "auto_approve_threshold": flow.auto_approve.risk if flow is not None and flow.auto_approve else None,
+        },
+    }
+
+
+def _created_view(row: RequestRow, waiting: list[str], *, replayed: bool) -> View:
+    return {
+        "id": row.id,
+        "status": row.status,
+        "operation": row.operation,
+        "approvers": waiting if row.status is Status.PENDING else [],
+        "idempotent": replayed,
+        "expires_at": row.expires_at if row.status is Status.PENDING else None,
+        "execution_id": row.execution_id,
+    }
+
+
+def identity_selectors(who: Principal) -> tuple[str, ...]:
+    """Every selector text that points at this person."""
+    named = [Selector(SelectorKind.USER, who.subject)]
+    named += [Selector(SelectorKind.ROLE, name) for name in who.role_names]
+    named += [Selector(SelectorKind.GROUP, name) for name in who.groups]
+    return tuple(str(selector) for selector in named)
+
+
+def list_requests(rt: Runtime, who: Principal, wanted: RequestFilter) -> View:
+    """One page of the requests this person may see, newest first. Raises `Refused`."""
+    if (refusal := rbac.refuse(who, Permission.REQUEST_VIEW, target=None, owner=None)) is not None:
+        raise refusal
+    everything = rbac.ownership(who, Permission.REQUEST_VIEW, Target(ANY, ANY)) is Ownership.ANY
+    sees = Visibility(everything, who.subject, identity_selectors(who))
+    criteria = Criteria(
+        status=wanted.status,
+        user=wanted.user,
+        database=wanted.database,
+        environment=wanted.environment,
+        operation=wanted.operation,
+        since=wanted.since,
+        decidable_by=sees if wanted.pending_for_me else None,
+    )
+    limit = min(wanted.limit, PAGE_MAX)
+    with rt.store.read() as conn:
+        rows, total = requests.page(conn, sees, criteria, limit=limit, offset=wanted.offset)
+        items = [
+            views.listed(row, requests.selectors(conn, row.id) if row.status is Status.PENDING else ()) for row in rows
+        ]
+    return {"requests": items, "total": total, "limit": limit, "offset": wanted.offset}
+
+
+def show(rt: Runtime, who: Principal, request_id: str) -> View:
+    """Everything about one request. Raises `Missing`, `Refused`, `Conflict` (ambiguous prefix)."""
+    with rt.store.read() as conn:
+        row = requests.find(conn, requests.resolve(conn, request_id))
+        if row is None:
+            raise AssertionError("resolved a moment ago, in the same snapshot")
+        given = requests.approvals_of(conn, row.id)
+        if (refusal := _refuse_view(who, row, requests.selectors(conn, row.id), [a.actor for a in given])) is not None:
+            raise refusal
+        execution = executions.find(conn, row.execution_id) if row.execution_id is not None else None
+        hint = queue_hint(agents.all_agents(conn), row, rt.now()) if row.status is Status.DISPATCHED else None
+    return views.shown(row, approvals=given, queue_hint=hint, execution=execution)
+
+
+def _refuse_view(who: Principal, row: RequestRow, waiting: list[str], deciders: list[str]) -> Refused | None:
+    refusal = rbac.refuse(who, Permission.REQUEST_VIEW, target=row.target, owner=row.requester)
+    if refusal is None or not rbac.allowed(who, Permission.REQUEST_VIEW, row.target):
+        return refusal
+    may_decide = row.status is Status.PENDING and bool(set(waiting) & set(identity_selectors(who)))
+    return None if may_decide or who.subject in deciders else refusal
+
+
+def cancel(rt: Runtime, who: Principal, request_id: str, reason: str | None) -> View:
+    """End a request; a queued job is withdrawn, a running statement is stopped by its agent.
+
+    Raises `Invalid` (reason too long, or missing for somebody else's request), `Missing`, `Refused`, `Conflict`.
+    """
+    check_reason(reason)
+
+    def work(tx: Tx) -> RequestRow | DbwardError:
+        row = requests.lock(tx, requests.resolve(tx.conn, request_id))
+        if (refusal := refuse_change(who, Permission.REQUEST_CANCEL, row, reason)) is not None:
+            return record_refusal(rt, tx, refusal, actor=who, request=row, action="cancel")
+        return cancel_row(rt, tx, row, actor=who, reason=reason)
+
+    row = rt.store.write(work)
+    if isinstance(row, DbwardError):
+        raise row
+    return {"id": row.id, "status": row.status}
+
+
+def cancel_row(rt: Runtime, tx: Tx, row: RequestRow, *, actor: Principal, reason: str | None) -> RequestRow:
+    """Cancel inside the caller's transaction; raises `Conflict` when the request has ended."""
+    now = rt.now()
+    moved = requests.move(
+        tx, row, Trigger.CANCEL, now=now, resolved_at=now, cancel_reason=reason, cancelled_by=actor.subject
+    )
+    requests.set_selectors(tx, row.id, [])
+    withdraw_execution(tx, row)
+    record(rt, tx, Event.REQUEST_CANCELLED, actor=actor, request=moved, reason=reason)
+    return moved
+
+
+def withdraw_execution(tx: Tx, row: RequestRow) -> None:
+    """Take the job back unless its statement runs; then wake the agent, which stops it in the database."""
+    execution = executions.find(tx.conn, row.execution_id) if row.execution_id is not None else None
+    if execution is None:
+        return
+    if execution.status in {ExecutionStatus.QUEUED, ExecutionStatus.CLAIMED}:
+        executions.move(tx, execution, ExecutionStatus.WITHDRAWN, lease_until=None)
+        broker.withdraw(tx, execution.id)
+    tx.wake(f"execution:{execution.id}")

@@ -1,0 +1,229 @@
+"""Reading results: whether there is one yet, its envelope as a stream, and the lists of what is stored."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from dbward.client.shapes import PAGE_MAX
+from dbward.db import executions, requests
+from dbward.db.rows import ExecutionRow, RequestRow, ResultRow
+from dbward.domain import policy, rbac
+from dbward.domain.model import ANY, ExecutionStatus, Ownership, Permission, Principal, Status, Target
+from dbward.domain.names import parse_selector
+from dbward.domain.states import STREAM_TERMINAL
+from dbward.errors import Conflict, Gone, Missing, Refused
+from dbward.runtime import Runtime
+from dbward.services.requests import identity_selectors
+from dbward.services.views import View, error_text, execution_item
+
+_FINISHED = {ExecutionStatus.COMPLETED, ExecutionStatus.FAILED, ExecutionStatus.LOST}
+_CHUNK = 64 * 1024
+
+
+@dataclass(frozen=True, slots=True)
+class Ready:
+    request_id: str
+    execution_id: str
+
+
+@dataclass(frozen=True, slots=True)
+class Waiting:
+    request_id: str
+
+
+@dataclass(frozen=True, slots=True)
+class Ended:
+    """The request ended and there will be no result."""
+
+    request_id: str
+    envelope: View
+
+
+def stream_state(rt: Runtime, who: Principal, request_id: str) -> Ready | Waiting | Ended:
+    """Whether a waiting client can be answered now. Raises `Missing`, `Refused`."""
+    with rt.store.read() as conn:
+        row = _require(requests.find(conn, requests.resolve(conn, request_id)), request_id)
+        _check_access(rt, who, row, [a.actor for a in requests.approvals_of(conn, row.id)])
+    if row.status in {Status.EXECUTED, Status.FAILED} and row.execution_id is not None:
+        return Ready(row.id, row.execution_id)
+    if row.status in STREAM_TERMINAL:
+        return Ended(row.id, _envelope("", success=False, error=f"request {row.status}"))
+    if row.status is Status.EXECUTION_LOST:
+        text = "request execution_lost: the agent was lost while the statement ran; whether it took effect is not known"
+        return Ended(row.id, _envelope(row.execution_id or "", success=False, error=text))
+    return Waiting(row.id)
+
+
+def open_envelope(
+    rt: Runtime, who: Principal, request_id: str, execution_id: str | None, *, live: bool = False
+) -> Iterator[bytes]:
+    """The result envelope of one finished execution, the latest when None, as JSON text in chunks.
+
+    Everything is checked before the first chunk. `live` also opens what must not be stored: for the call that waited.
+    Raises `Missing`, `Refused`, `Conflict` (still running), `Gone` (not stored by policy, or its time has passed).
+    """
+    with rt.store.read() as conn:
+        row = _require(requests.find(conn, requests.resolve(conn, request_id)), request_id)
+        _check_access(rt, who, row, [a.actor for a in requests.approvals_of(conn, row.id)])
+        execution = _choose(executions.of_request(conn, row.id, limit=PAGE_MAX), execution_id)
+        stored = executions.result_of(conn, execution.id)
+    head = _envelope(
+        execution.id,
+        success=execution.status is ExecutionStatus.COMPLETED,
+        error=error_text(execution),
+        rows_affected=execution.rows_affected,
+        truncated=stored.truncated if stored is not None else False,
+    )
+    head |= {"request_id": row.id, "error": execution.error, "duration_ms": execution.duration_ms}
+    if execution.status is not ExecutionStatus.COMPLETED and stored is None:
+        return iter([json.dumps(head).encode()])
+    if not live and (refusal := _not_stored(rt, row)) is not None:
+        raise refusal
+    if stored is None:
+        if execution.rows_affected is None:
+            raise Gone("the result's retention has passed", code="result.expired")
+        return iter([json.dumps(head | {"result_data": {"rows_affected": execution.rows_affected}}).encode()])
+    if rt.now() >= stored.expires_at:
+        raise Gone("the result's retention has passed", code="result.expired")
+    return _with_rows(head, stored, execution, rt.results.read(stored.storage_key, sha256=stored.sha256))
+
+
+def _not_stored(rt: Runtime, row: RequestRow) -> Gone | None:
+    if row.no_result_store:
+        return Gone("this request asked for its result not to be stored", code="result.not_stored")
+    if policy.find_result_policy(rt.settings.policy.result_policies, row.target).delivery_mode == "stream":
+        return Gone("results of this database are delivered live only", code="result.not_stored")
+    return None
+
+
+def _choose(found: list[ExecutionRow], execution_id: str | None) -> ExecutionRow:
+    if execution_id is not None:
+        chosen = next((e for e in found if e.id == execution_id), None)
+        if chosen is None:
+            raise Missing(f"execution {execution_id} of this request")
+        if chosen.status not in _FINISHED:
+            raise Conflict("this execution has not finished")
+        return chosen
+    finished = [e for e in found if e.status in _FINISHED]
+    if not finished:
+        raise Missing("no execution of this request has finished", hint="wait with `result/stream`")
+    return max(finished, key=lambda e: e.finished_at or e.created_at)
+
+
+def _envelope(
+    execution_id: str,
+    *,
+    success: bool,
+    error: str | None,
+    rows_affected: int | None = None,
+    truncated: bool = False,
+) -> View:
+    return {
+        "_dbward_result": True,
+        "execution_id": execution_id,
+        "success": success,
+        "rows_affected": rows_affected,
+        "truncated": truncated,
+        "error_message": error,
+        "result_data": None,
+    }
+
+
+def _with_rows(head: View, stored: ResultRow, execution: ExecutionRow, chunks: Iterator[bytes]) -> Iterator[bytes]:
+    """The envelope with its rows as objects, made line by line from the stored header and arrays."""
+    del head["result_data"]
+    lines = _lines(chunks)
+    columns: list[dict[str, Any]] = json.loads(next(lines))["columns"]
+    names = [json.dumps(column["key"]) + ":" for column in columns]
+    facts: View = {
+        "columns": columns,
+        "truncated": stored.truncated,
+        "truncation_reason": stored.truncation_reason,
+        "row_count": stored.row_count,
+    }
+    if execution.rows_affected is not None:
+        facts["rows_affected"] = execution.rows_affected
+    opening = json.dumps(head)[:-1] + ', "result_data": ' + json.dumps(facts)[:-1] + ', "rows": ['
+    pending, size = [opening.encode()], len(opening)
+    comma = b"\n"
+    for line in lines:
+        values = json.loads(line)
+        pairs = ",".join(name + json.dumps(value) for name, value in zip(names, values, strict=True))
+        item = comma + b"{" + pairs.encode() + b"}"
+        comma = b",\n"
+        pending.append(item)
+        size += len(item)
+        if size >= _CHUNK:
+            yield b"".join(pending)
+            pending, size = [], 0
+    yield b"".join([*pending, b"]}}"])
+
+
+def _lines(chunks: Iterator[bytes]) -> Iterator[bytes]:
+    rest = b""
+    for chunk in chunks:
+        *whole, rest = (rest + chunk).split(b"\n")
+        yield from whole
+    if rest:
+        yield rest
+
+
+def list_executions(rt: Runtime, who: Principal, request_id: str, limit: int) -> View:
+    """Every execution of a request, newest first. Raises `Missing`, `Refused`."""
+    with rt.store.read() as conn:
+        row = _require(requests.find(conn, requests.resolve(conn, request_id)), request_id)
+        _check_access(rt, who, row, [a.actor for a in requests.approvals_of(conn, row.id)])
+        rows = executions.of_request(conn, row.id, limit=min(limit, PAGE_MAX))
+        stored = executions.stored_among(conn, [e.id for e in rows])
+    return {"executions": [execution_item(e, stored=e.id in stored) for e in rows]}
+
+
+def list_results(rt: Runtime, who: Principal, limit: int) -> View:
+    """Stored results this person may read, newest first. Raises `Refused`."""
+    if (refusal := rbac.refuse(who, Permission.RESULT_VIEW, target=None, owner=None)) is not None:
+        raise refusal
+    everything = rbac.ownership(who, Permission.RESULT_VIEW, Target(ANY, ANY)) is Ownership.ANY
+    with rt.store.read() as conn:
+        found = executions.readable_results(
+            conn, who.subject, identity_selectors(who), everything=everything, limit=min(limit, PAGE_MAX)
+        )
+    return {
+        "results": [
+            {
+                "request_id": request.id,
+                "execution_id": stored.execution_id,
+                "database": request.database,
+                "environment": request.environment,
+                "operation": request.operation,
+                "requester": request.requester,
+                "stored_at": stored.stored_at,
+                "expires_at": stored.expires_at,
+                "content_length": stored.content_length,
+                "row_count": stored.row_count,
+                "truncated": stored.truncated,
+            }
+            for stored, request in found
+        ]
+    }
+
+
+def _check_access(rt: Runtime, who: Principal, row: RequestRow, deciders: list[str]) -> None:
+    """The owner, whoever it is shared with, whoever decided on it, and holders of `result.view:any`."""
+    reach = rbac.ownership(who, Permission.RESULT_VIEW, row.target)
+    if reach is None:
+        raise Refused(f"this needs the permission {Permission.RESULT_VIEW} on {row.target}")
+    if reach is Ownership.ANY or who.subject == row.requester or who.subject in deciders:
+        return
+    rule = policy.find_result_policy(rt.settings.policy.result_policies, row.target)
+    shared = [*(parse_selector(text) for text in row.share_with), *rule.access]
+    if not any(rbac.matches(who, selector, requester=row.requester) for selector in shared):
+        raise Refused("this result is not shared with you", hint="ask the requester, or its approvers")
+
+
+def _require(row: RequestRow | None, request_id: str) -> RequestRow:
+    if row is None:
+        raise Missing(f"request {request_id}")
+    return row
