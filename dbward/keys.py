@@ -1,7 +1,7 @@
 """The server's two Ed25519 keys: one signs execution tokens, the other the audit log's head and checkpoints.
 
-Both live in `state_dir` as 32 raw bytes, mode 0600. `audit-keys.json` keeps the public half of every audit key ever used,
-so that checkpoints signed before a rotation still verify.
+Both live in `state_dir` as 32 raw bytes, mode 0600. `audit-keys.json` keeps the public half of every audit key ever
+used, so that checkpoints signed before a rotation still verify.
 """
 
 from __future__ import annotations

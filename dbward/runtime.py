@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING
 
 from dbward import keys
 from dbward.broker.publish import Publisher
@@ -15,9 +14,6 @@ from dbward.keys import Keys
 from dbward.results.local import LocalResults
 from dbward.settings.server import ServerSettings
 from dbward.tokencache import TokenCache
-
-if TYPE_CHECKING:
-    from dbward.db.listen import Listener
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,12 +43,9 @@ def open_runtime(settings: ServerSettings, *, now: Callable[[], datetime] = utc_
     """Open everything `prepare` has laid out. The database is open from here on: never call this before a fork."""
     hub = Hub()
     store = open_store(settings.state, on_wake=hub.fire)
-    listener = _listen(settings, store, hub.fire)
 
     def close() -> None:
         hub.close()
-        if listener is not None:
-            listener.close()
         store.close()
 
     return Runtime(
@@ -66,12 +59,3 @@ def open_runtime(settings: ServerSettings, *, now: Callable[[], datetime] = utc_
         now=now,
         _close=close,
     )
-
-
-def _listen(settings: ServerSettings, store: Store, fire: Callable[[Iterable[str]], None]) -> Listener | None:
-    """Hear the wake-ups of other replicas; there are none on SQLite."""
-    if store.dialect == "sqlite":
-        return None
-    from dbward.db.listen import Listener
-
-    return Listener(settings.state, on_wake=fire)

@@ -46,7 +46,7 @@ class TokenCache:
             self._known.clear()
 
     def worth_recording(self, peer_ip: str, now: datetime) -> bool:
-        """Whether a failed sign-in goes on the record: a few a minute from one address, so that a flood cannot fill it."""
+        """Whether a failed sign-in goes on the record: a few a minute from one address; a flood cannot fill it."""
         with self._guard:
             since, count = self._failures.get(peer_ip, (now, 0))
             if now - since >= timedelta(minutes=1):

@@ -50,7 +50,7 @@ def resolve(conn: Connection, id_or_prefix: str) -> str:
         raise Conflict(
             f"more than one request starts with {id_or_prefix}", code="request.ambiguous", hint="give more of the id"
         )
-    return found[0]
+    return str(found[0])
 
 
 def find_by_key(conn: Connection, requester: str, key: str) -> RequestRow | None:
@@ -208,7 +208,7 @@ def counts(conn: Connection, statuses: Collection[Status]) -> dict[str, int]:
         .where(requests.c.status.in_([str(s) for s in statuses]))
         .group_by(requests.c.status)
     )
-    return {status: count for status, count in conn.execute(query)}
+    return dict(conn.execute(query).tuples().all())
 
 
 def purgeable(conn: Connection, statuses: Collection[Status], before: datetime, *, limit: int) -> list[str]:

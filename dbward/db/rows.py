@@ -7,6 +7,8 @@ from dataclasses import dataclass, fields
 from datetime import datetime
 from typing import Any, TypeVar
 
+from sqlalchemy import RowMapping
+
 from dbward.domain.model import ExecutionStatus, Operation, Status, Target
 
 
@@ -131,7 +133,7 @@ Row = TypeVar("Row", RequestRow, ExecutionRow, ResultRow, AgentRow, TokenRow, Us
 _ENUMS = {RequestRow: {"status": Status, "operation": Operation}, ExecutionRow: {"status": ExecutionStatus}}
 
 
-def read(kind: type[Row], row: Mapping[str, Any]) -> Row:
+def read(kind: type[Row], row: Mapping[str, Any] | RowMapping) -> Row:
     """One row as its value; texts of enumerated columns become their enum."""
     enums = _ENUMS.get(kind, {})
     values = {f.name: row[f.name] for f in fields(kind)}

@@ -58,7 +58,7 @@ class Utc(TypeDecorator[datetime]):
         at = value.astimezone(UTC)
         return at if dialect.name == "postgresql" else at.strftime(_FORMAT)
 
-    def process_result_value(self, value: Any, dialect: Dialect) -> datetime | None:
+    def process_result_value(self, value: Any, dialect: Dialect) -> datetime | None:  # noqa: ARG002 - as inherited
         if value is None or isinstance(value, datetime):
             return value.astimezone(UTC) if value is not None else None
         return datetime.strptime(value, _FORMAT).replace(tzinfo=UTC)

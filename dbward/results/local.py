@@ -1,7 +1,7 @@
-"""Results as files under one directory: `<root>/<request id>/<execution id>`, with `.part` added while one is uploaded.
+"""Results as files under one directory: `<root>/<request id>/<execution id>`, plus `.part` while one is uploaded.
 
-A result arrives in parts, each naming the offset it starts at, so that the retry of a lost answer changes nothing and an
-upload goes on after a restart of the server.
+A result arrives in parts, each naming the offset it starts at, so that the retry of a lost answer changes nothing and
+an upload goes on after a restart of the server.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ class LocalResults:
     def append(self, key: str, *, offset: int, data: bytes, limit: int) -> int:
         """Write one part and return the bytes now held: the offset of the next part.
 
-        Raises `Conflict` (`result.offset`, detail `size`) when bytes before `offset` are missing, `TooLarge` over `limit`.
+        Raises `Conflict` (`result.offset`, detail `size`) when bytes before `offset` are missing, and `TooLarge`.
         """
         part = self._part(key)
         end = offset + len(data)
@@ -68,7 +68,7 @@ class LocalResults:
             held, digest = 0, hashlib.sha256().hexdigest()
         if (held, digest) != (size, sha256):
             raise Conflict(
-                f"the uploaded result has {held} bytes and digest {digest[:12]}…, its sender says {size} and {sha256[:12]}…",
+                f"the uploaded result has {held} bytes ({digest[:12]}…), its sender says {size} ({sha256[:12]}…)",
                 code="result.incomplete",
                 detail={"size": held},
             )

@@ -156,7 +156,7 @@ def _sync(rt: Runtime, tx: Tx) -> None:
 
 
 def _sync_token(rt: Runtime, tx: Tx, user_id: str, plaintext: str, now: datetime) -> str:
-    """Make sure the configured token is valid for the user, with no ceiling below the user's roles; returns its hash."""
+    """Make sure the configured token is valid for the user; returns its hash."""
     digest = ids.token_hash(plaintext)
     existing = identities.token_by_hash(tx.conn, digest)
     if existing is None:

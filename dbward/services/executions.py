@@ -223,7 +223,7 @@ def release(rt: Runtime, who: Principal, execution_id: str, asked: ReleaseReques
 def store_part(
     rt: Runtime, who: Principal, execution_id: str, *, claim_id: str, offset: int, data: bytes
 ) -> PartAccepted:
-    """Keep one part of the result stream. Raises `Conflict` (claim, or bytes missing before `offset`) and `TooLarge`."""
+    """Keep one part of the result stream. Raises `Conflict` (claim, or a gap before `offset`) and `TooLarge`."""
     if offset < 0:
         raise Invalid("offset is negative")
     with rt.store.read() as conn:

@@ -124,7 +124,7 @@ def _note_failure(rt: Runtime, address: Principal, cause: str) -> None:
         )
 
 
-def me(rt: Runtime, who: Principal) -> View:
+def me(who: Principal) -> View:
     """What `GET /api/me` says: the caller's roles after the token's ceiling."""
     return {
         "subject_id": who.subject,
