@@ -1,4 +1,4 @@
-"""The Flask application over an opened runtime. Nothing here reads settings files, opens databases or starts threads."""
+"""The Flask application over an opened runtime. It reads no files, opens no database and starts no thread."""
 
 from __future__ import annotations
 

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from flask import Flask, Response, current_app
+from gunicorn.http.errors import NoMoreData, ParseException
 from pydantic import ValidationError
 from werkzeug.exceptions import HTTPException
 
@@ -68,6 +69,8 @@ def register(app: Flask) -> None:
     app.register_error_handler(DbwardError, _expected)
     app.register_error_handler(ValidationError, _wrong_shape)
     app.register_error_handler(HTTPException, _refused_by_framework)
+    for broken in (ParseException, NoMoreData, ConnectionError):
+        app.register_error_handler(broken, _broken_body)
     app.register_error_handler(Exception, _unexpected)
 
 
@@ -120,6 +123,12 @@ def _refused_by_framework(e: HTTPException) -> Response:
         if name == "Allow":
             response.headers[name] = value
     return response
+
+
+def _broken_body(e: Exception) -> Response:
+    """The upload ended or went wrong in the middle; most often nobody is left to read this."""
+    log.info("broken upload: %s", type(e).__name__)
+    return envelope(400, "validation: the body is incomplete or wrongly framed", Malformed.code)
 
 
 def _unexpected(e: Exception) -> Response:

@@ -40,13 +40,11 @@ def place() -> Iterator[None]:
 
 
 def wait_for(rt: Runtime, *channels: str, check: Callable[[], T | None], seconds: float) -> T | None:
-    """What `check` finds, as soon as it finds something; None after `seconds`, when the client hangs up or the server stops.
+    """What `check` finds, as soon as it finds something.
 
-    `check` runs again after each wake-up of one of `channels`. It must be cheap, and must not keep a connection.
+    None after `seconds`, when the client hangs up, or when the server stops. `check` runs at once and after each
+    wake-up of one of `channels`; it must be cheap, and must not keep a connection.
     """
-    found = check()
-    if found is not None or seconds <= 0 or rt.hub.closing:
-        return found
     deadline = monotonic() + seconds
     with place(), rt.hub.listen(*channels) as waiter:
         while True:

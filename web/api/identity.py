@@ -13,4 +13,4 @@ bp.before_request(guard.require_user)
 
 @bp.get("/me")
 def me() -> Response:
-    return json.reply(identity.me(guard.runtime(), guard.principal()))
+    return json.reply(identity.me(guard.principal()))

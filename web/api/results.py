@@ -49,7 +49,7 @@ def stream(request_id: str) -> Response:
         guard.recheck()
     match state:
         case results.Ready():
-            return _content(state.request_id, state.execution_id)
+            return _content(state.request_id, state.execution_id, live=True)
         case results.Ended():
             return json.reply(state.envelope)
         case _:
@@ -64,7 +64,7 @@ def content(request_id: str) -> Response:
 @bp.get("/requests/<request_id>/executions")
 def executions(request_id: str) -> Response:
     limit = json.query(Executions).limit
-    return json.reply(results.executions(guard.runtime(), guard.principal(), request_id, limit))
+    return json.reply(results.list_executions(guard.runtime(), guard.principal(), request_id, limit))
 
 
 @bp.get("/results")
@@ -72,6 +72,6 @@ def list_() -> Response:
     return json.reply(results.list_results(guard.runtime(), guard.principal(), json.query(Stored).limit))
 
 
-def _content(request_id: str, execution_id: str | None) -> Response:
-    chunks = results.open_envelope(guard.runtime(), guard.principal(), request_id, execution_id)
+def _content(request_id: str, execution_id: str | None, *, live: bool = False) -> Response:
+    chunks = results.open_envelope(guard.runtime(), guard.principal(), request_id, execution_id, live=live)
     return Response(chunks, mimetype="application/json")

@@ -1,0 +1,309 @@
+"""The server process: one gunicorn worker of many threads around the application.
+
+The master takes the lock on the state, prepares it, binds the address and then only watches over its worker. Everything
+that must not cross a fork (the database, threads, wake-ups) is opened in the worker.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import select
+import signal
+import socket
+import sys
+import threading
+from time import monotonic
+from typing import Any
+
+from gunicorn import arbiter, glogging, util
+from gunicorn.app.base import BaseApplication
+from gunicorn.http import errors as http
+from gunicorn.workers.gthread import ThreadWorker
+
+from dbward import VERSION
+from dbward.db.lock import StateLock
+from dbward.errors import DbwardError, Misconfigured
+from dbward.runtime import Runtime, open_runtime
+from dbward.services import bootstrap
+from dbward.services.housekeeping import Housekeeper
+from dbward.settings.server import ServerSettings
+from web.app import VERSION_HEADER, create_app
+from web.errors import HTTP_CODES
+
+log = logging.getLogger("dbward.server")
+
+SPARE_THREADS = 64
+"""For calls that do not wait, beside one thread for each that does."""
+SPARE_CONNECTIONS = 1000
+KEEP_ALIVE_SECS = 75
+"""Longer than any poll's wait, so that an agent's connection lives from one poll to the next."""
+HEARTBEAT_SECS = 120
+GRACE_SECS = 30
+CLOSE_SECS = 1.0
+"""How long a closed connection waits for its peer to have read everything."""
+LINGER_SECS = 0.5
+"""How long a stopping server still answers on connections that were idle when it was told to stop."""
+
+_PARSE_ERRORS: tuple[tuple[type[Exception], int], ...] = (
+    (http.LimitRequestLine, 414),
+    (http.LimitRequestHeaders, 431),
+    (http.ExpectationFailed, 417),
+    (http.UnsupportedTransferCoding, 501),
+    (http.ParseException, 400),
+)
+
+
+def serve(settings: ServerSettings, *, listen: tuple[str, int], force_bootstrap: bool = False) -> int:
+    """Run the server until it is told to stop; its exit status. Raises `DbwardError` when it cannot start."""
+    listener = bind(*listen)
+    with StateLock(settings.state_dir, settings.state.lock_wait):
+        made = bootstrap.prepare(settings, force_bootstrap=force_bootstrap)
+        if made:
+            where = settings.state_dir
+            sys.stderr.write(
+                f"[init] bootstrap tokens written to {where / bootstrap.ADMIN_TOKEN}, {where / bootstrap.AGENT_TOKEN}\n"
+            )
+        return _run(Server(settings, listener))
+
+
+def bind(host: str, port: int) -> socket.socket:
+    """A socket bound but not yet listening: until the server is up, clients are refused and not left waiting."""
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    sock = socket.socket(family, socket.SOCK_STREAM)
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        sock.bind((host, port))
+    except OSError as e:
+        sock.close()
+        raise Misconfigured(
+            f"cannot listen on {host}:{port}: {e.strerror or e}", code="listen.failed", hint="choose another --listen"
+        ) from e
+    return sock
+
+
+def _run(app: Server) -> int:
+    master = os.getpid()
+    status = 0
+    try:
+        app.run()
+    except SystemExit as e:
+        status = e.code if isinstance(e.code, int) else 1
+    finally:
+        if os.getpid() != master:
+            # A worker ends here, inside frames it inherited: it must not run what they do on the way out.
+            sys.stdout.flush()
+            sys.stderr.flush()
+            os._exit(status)
+    return 1 if status else 0
+
+
+class Server(BaseApplication):  # type: ignore[misc]  # gunicorn carries no types
+    """gunicorn's view of us: its settings, in code and from nowhere else."""
+
+    def __init__(self, settings: ServerSettings, listener: socket.socket) -> None:
+        self.settings = settings
+        self.alive_pipe = os.pipe()
+        """Nothing is ever written: the worker reads its end, and the end of file tells it that the master is gone."""
+        self._listener = listener
+        super().__init__()
+
+    def load_config(self) -> None:
+        polls = self.settings.http.max_polls
+        shared_memory = "/dev/shm"  # noqa: S108 - the heartbeat must not wait for a disk
+        for name, value in {
+            "bind": f"fd://{self._listener.detach()}",
+            "workers": 1,
+            "worker_class": Worker,
+            "threads": polls + SPARE_THREADS,
+            "worker_connections": polls + SPARE_CONNECTIONS,
+            "keepalive": KEEP_ALIVE_SECS,
+            "timeout": HEARTBEAT_SECS,
+            "graceful_timeout": GRACE_SECS,
+            "worker_tmp_dir": shared_memory if os.access(shared_memory, os.W_OK) else None,
+            "logger_class": Log,
+            "loglevel": "warning",
+            "errorlog": None,
+            "accesslog": None,
+            "control_socket_disable": True,
+            "proc_name": "dbward",
+        }.items():
+            self.cfg.set(name, value)
+
+    def run(self) -> None:
+        Arbiter(self).run()
+
+
+class Arbiter(arbiter.Arbiter):  # type: ignore[misc]  # gunicorn carries no types
+    """The master. It never runs two workers: the state has one owner."""
+
+    def handle_int(self) -> None:
+        """Ctrl-C drains as SIGTERM does; a second one cuts the drain short."""
+        self.handle_term()
+
+    def handle_hup(self) -> None:
+        log.warning("SIGHUP is ignored; restart the server to read its settings again")
+
+    def handle_usr2(self) -> None:
+        log.warning("SIGUSR2 is ignored; a second server on the same state cannot start")
+
+    handle_ttin = handle_ttou = handle_winch = handle_usr2
+
+    def halt(self, reason: str | None = None, exit_status: int = 0) -> None:
+        if exit_status == self.WORKER_BOOT_ERROR:
+            self.log.error_log.disabled = True  # the worker has said why
+        super().halt(reason, exit_status)
+
+
+class Log(glogging.Logger):  # type: ignore[misc]  # gunicorn carries no types
+    """gunicorn's own lines, in the server's log format."""
+
+    def __init__(self, cfg: Any) -> None:
+        super().__init__(cfg)
+        self.error_log.propagate = True
+        self.error_log.addFilter(lambda record: arbiter.Arbiter.WORKER_BOOT_ERROR not in (record.args or ()))
+
+
+class Worker(ThreadWorker):  # type: ignore[misc]  # gunicorn carries no types
+    """The process that serves: opens the runtime, answers, drains."""
+
+    rt: Runtime | None = None
+    housekeeper: Housekeeper | None = None
+
+    def init_process(self) -> None:
+        self._end_with_master()
+        if self.app.settings.http.pin_cpu:
+            pin_to_one_cpu()
+        super().init_process()
+
+    def init_signals(self) -> None:
+        super().init_signals()
+        # A terminal sends Ctrl-C to the whole group: drain, as the master does.
+        signal.signal(signal.SIGINT, self.handle_exit)
+
+    def load_wsgi(self) -> None:
+        try:
+            self.rt = open_runtime(self.app.settings)
+        except DbwardError as e:
+            sys.stderr.write(f"dbward server: {e.message}\n")
+            sys.exit(arbiter.Arbiter.WORKER_BOOT_ERROR)
+        app = create_app(self.rt)
+
+        def wsgi(environ: dict[str, Any], start_response: Any) -> Any:
+            def start(*args: Any) -> Any:
+                if not self.alive:
+                    start_response.__self__.force_close()  # decided before the call waited, and no longer true
+                return start_response(*args)
+
+            return app(environ, start)
+
+        self.wsgi = wsgi
+        self.housekeeper = Housekeeper(self.rt)
+
+    def run(self) -> None:
+        assert self.rt is not None
+        assert self.housekeeper is not None
+        self.housekeeper.start()
+        if self.age == 1:
+            self._announce()
+        try:
+            super().run()
+        finally:
+            self.housekeeper.stop()
+            self.rt.close()
+
+    def handle_exit(self, sig: int, frame: Any) -> None:
+        super().handle_exit(sig, frame)
+        # Not here: a signal may come while this thread holds the very lock that closing needs.
+        self.method_queue.defer(self._drain)
+
+    def _drain(self) -> None:
+        if self.rt is not None:
+            self.rt.hub.close()
+
+    def set_accept_enabled(self, enabled: bool) -> None:  # noqa: FBT001 - gunicorn's signature
+        """On the way out, answer whoever is already connected, then refuse instead of letting clients wait."""
+        stopping = not enabled and not self.alive
+        if stopping:
+            for listener in self.sockets:
+                ready = select.poll()
+                ready.register(listener.fileno(), select.POLLIN)
+                while ready.poll(0):
+                    self.accept(listener)
+        super().set_accept_enabled(enabled)
+        if stopping:
+            for listener in self.sockets:
+                listener.close()
+
+    def handle(self, conn: Any) -> Any:
+        """Serve one request, and close the connection here when it ends: gunicorn would do so in its accept loop.
+
+        A graceful close waits for the peer; in the loop, everybody else would wait with it.
+        """
+        keep = super().handle(conn)
+        if keep is False:
+            with contextlib.suppress(OSError):
+                util.close_graceful(conn.sock, timeout=CLOSE_SECS if self.alive else LINGER_SECS)
+            conn.close = _closed_already
+        return keep
+
+    def finish_request(self, conn: Any, fs: Any) -> None:
+        super().finish_request(conn, fs)
+        if not self.alive:
+            self._cap_keepalive(monotonic() + LINGER_SECS)
+
+    def _cap_keepalive(self, deadline: float) -> None:
+        super()._cap_keepalive(min(deadline, monotonic() + LINGER_SECS))
+
+    def handle_error(self, req: Any, client: socket.socket, addr: Any, exc: Exception) -> None:  # noqa: ARG002
+        """What is not HTTP is refused in the shape of every other error."""
+        status = next((status for kind, status in _PARSE_ERRORS if isinstance(exc, kind)), 500)
+        if status == 500:
+            log.error("connection failed", exc_info=exc)
+        with contextlib.suppress(OSError):
+            client.sendall(_raw_error(status))
+
+    def _end_with_master(self) -> None:
+        """Leave at once when the master is killed: a new server needs the lock, the port and the database."""
+        read_end, write_end = self.app.alive_pipe
+        os.close(write_end)
+
+        def watch() -> None:
+            os.read(read_end, 1)
+            os._exit(1)
+
+        threading.Thread(target=watch, name="dbward-orphan", daemon=True).start()
+
+    def _announce(self) -> None:
+        host, port = self.sockets[0].getsockname()[:2]
+        where = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+        tokens = self.app.settings.state_dir / "*-token"
+        sys.stdout.write(f"dbward {VERSION} listening on http://{where}, tokens in {tokens}\n")
+        sys.stdout.flush()
+
+
+def pin_to_one_cpu() -> None:
+    """Keep all threads on one CPU: handing the interpreter lock between CPUs costs more than it gains.
+
+    Which one depends on the process id, so that several servers on one machine do not share it.
+    """
+    if hasattr(os, "sched_setaffinity"):
+        cpus = sorted(os.sched_getaffinity(0))
+        with contextlib.suppress(OSError):  # some sandboxes forbid it
+            os.sched_setaffinity(0, {cpus[os.getpid() % len(cpus)]})
+
+
+def _closed_already(graceful: bool = False) -> None:  # noqa: FBT001, FBT002, ARG001 - gunicorn's signature
+    return
+
+
+def _raw_error(status: int) -> bytes:
+    text = "the request is not valid HTTP" if status < 500 else "the server failed to answer; its log says why"
+    code = HTTP_CODES.get(status, f"http.{status}") if status != 500 else DbwardError.code
+    body = f'{{"error":"{text}","code":"{code}","hint":null}}\n'.encode()
+    head = (
+        f"HTTP/1.1 {status} {'Bad Request' if status < 500 else 'Error'}\r\nConnection: close\r\n"
+        f"{VERSION_HEADER}: {VERSION}\r\nContent-Type: application/json\r\nContent-Length: {len(body)}\r\n\r\n"
+    )
+    return head.encode() + body
