@@ -45,9 +45,12 @@ def codes_of(node: ast.AST) -> Iterator[tuple[str, int]]:
                 isinstance(t, ast.Name) and t.id == "code" for t in statement.targets
             ):
                 values.append(statement.value)
-    elif isinstance(node, ast.Assign) and isinstance(node.value, ast.Dict):
-        if any(isinstance(t, ast.Name) and t.id.endswith("_CODES") for t in node.targets):
-            values += node.value.values
+    elif (
+        isinstance(node, ast.Assign)
+        and isinstance(node.value, ast.Dict)
+        and any(isinstance(t, ast.Name) and t.id.endswith("_CODES") for t in node.targets)
+    ):
+        values += node.value.values
     for value in values:
         for inner in ast.walk(value):
             if isinstance(inner, ast.Constant) and isinstance(inner.value, str) and CODE.fullmatch(inner.value):
