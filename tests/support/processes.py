@@ -126,6 +126,8 @@ class Farm:
 
     dir: Path
     processes: list[Process] = field(default_factory=list)
+    programs: dict[str, Sequence[str]] = field(default_factory=dict)
+    """What to run as `dbward` for the process of a name, where it is not `DBWARD`."""
 
     def spawn(self, name: str, argv: Sequence[str], *, env: Mapping[str, str] | None = None) -> Process:
         """Start a program in its own group, with no more of our environment than it needs."""
@@ -178,7 +180,7 @@ class Farm:
         return server
 
     def launch_server(self, name: str, config: Path, port: int, env: Mapping[str, str]) -> Process:
-        argv = [*DBWARD, "server", "start", "--config", str(config), "--listen", f"127.0.0.1:{port}"]
+        argv = [*self.programs.get(name, DBWARD), "server", "start", "--config", str(config), "--listen", f"127.0.0.1:{port}"]
         return self.spawn(name, argv, env=env)
 
     def agent(
@@ -209,7 +211,7 @@ class Farm:
         tomllib.loads(path.read_text())
         process = self.spawn(
             name,
-            [*DBWARD, "agent", "--config", str(path)],
+            [*self.programs.get(name, DBWARD), "agent", "--config", str(path)],
             env={"DBWARD_AGENT_TOKEN": token or "", **(env or {})},
         )
         if ready:
