@@ -1,0 +1,34 @@
+"""`dbward agent`: the process that holds the database credentials and runs what was approved."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+
+@click.group("agent", short_help="Run statements that the server hands out.", invoke_without_command=True)
+@click.option(
+    "--config",
+    type=click.Path(path_type=Path, dir_okay=False),
+    default=Path("dbward-agent.toml"),
+    show_default=True,
+    help="The agent's configuration.",
+)
+@click.pass_context
+def agent(ctx: click.Context, config: Path) -> None:
+    """Connect to the databases in the configuration and run what the server hands out, until SIGTERM or Ctrl-C.
+
+    Exit status: 0 stopped cleanly; 1 could not start, or statements had to be cancelled to stop; 77 the server does not
+    accept the token any more.
+    """
+    if ctx.invoked_subcommand is not None:
+        return
+    from dbward import logs
+    from dbward.settings.agent import load_agent
+    from tasks.agent import run_agent
+
+    settings = load_agent(config)
+    logs.configure(settings.logging)
+    if status := run_agent(settings):
+        raise click.exceptions.Exit(status)

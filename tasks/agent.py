@@ -1,0 +1,207 @@
+"""The agent as a Celery worker: a thread pool whose main loop fetches from the server, steered by `worker.agent`."""
+
+from __future__ import annotations
+
+import logging
+import os
+import queue
+import signal
+from collections.abc import Callable
+from threading import Thread, Timer
+from types import FrameType
+from typing import Any, Final
+
+from celery import Celery, Task
+from celery.app import trace
+from celery.exceptions import Reject
+from celery.worker import WorkController
+from celery.worker import state as worker_state
+from dbward.broker.names import EXECUTE_TASK
+from dbward.settings.agent import AgentSettings
+
+from dbward import VERSION, ids
+from dbward.client.agent_api import AgentApi
+from dbward.client.wire import AgentWelcome
+from dbward.domain.model import Target
+from dbward.errors import DbwardError
+from dbward.settings.transport import check_transport
+from tasks.app import make_app
+from tasks.control import restrict_panel
+from worker import startup
+from worker.agent import EXIT_FAILED, EXIT_OK, Agent, patience
+from worker.drivers import open_driver
+from worker.drivers.base import Driver
+from worker.probes import Probes
+from worker.run import PutBack
+
+log = logging.getLogger("dbward.agent")
+
+HEARTBEAT_SECS: Final = 60
+"""One event a minute: enough for Flower to show the worker, and within four idle requests a minute."""
+
+END_SECS: Final = 20.0
+"""After the drain: how long the main loop has to end by itself, before the process ends without it."""
+
+
+class AgentWorker(WorkController):  # type: ignore[misc]  # celery's class is untyped
+    """Celery's worker, steered from outside: `worker.agent.Consumer`, whose calls all take effect in the main loop."""
+
+    def __init__(self, agent: Agent, app: Celery, *, node: str, queues: frozenset[str], concurrency: int) -> None:
+        self._agent = agent
+        self._queues = queues
+        self._current: frozenset[str] = frozenset()
+        self._wanted: frozenset[str] = frozenset()
+        trace.setup_worker_optimizations(app, node)
+        super().__init__(
+            app=app,
+            hostname=node,
+            pool="threads",
+            concurrency=concurrency,
+            prefetch_multiplier=1,
+            queues=sorted(queues),
+            without_gossip=True,
+            without_mingle=True,
+            heartbeat_interval=HEARTBEAT_SECS,
+        )
+
+    def setup_queues(self, include: Any, exclude: Any = None) -> None:
+        """Know all queues, consume from none: which ones, the agent says."""
+        super().setup_queues(include, exclude)
+        for name in self._queues:
+            self.app.amqp.queues.deselect(name)
+
+    def on_consumer_ready(self, consumer: Any) -> None:  # noqa: ARG002 - Celery passes it
+        self._agent.consuming()
+
+    def consume(self, queues: frozenset[str]) -> None:
+        self._wanted = queues
+        self.soon(self._apply)
+
+    def soon(self, call: Callable[[], None]) -> None:
+        self.consumer.call_soon(call)
+
+    def end(self, status: int) -> None:
+        last_resort = Timer(END_SECS, _end_now, (status,))
+        last_resort.daemon = True
+        last_resort.start()
+        worker_state.should_stop = status
+
+    def stop(self, in_sighandler: bool = False, exitcode: int | None = None) -> None:  # noqa: FBT001, FBT002
+        """However the main loop ended, running statements get their drain before the pool is taken down."""
+        self._agent.stop(EXIT_OK if exitcode is None else exitcode)
+        self._agent.wait_drained()
+        super().stop(in_sighandler=in_sighandler, exitcode=exitcode)
+
+    def _apply(self) -> None:
+        wanted = self._wanted
+        for name in self._current - wanted:
+            self.consumer.cancel_task_queue(name)
+        for name in wanted - self._current:
+            self.consumer.add_task_queue(name)
+        self._current = wanted
+
+
+def run_agent(settings: AgentSettings) -> int:
+    """Run until told to stop. Exit status: 0 clean, 1 could not start or had to cancel statements, 77 token refused."""
+    logging.getLogger("httpx2").setLevel(logging.WARNING)  # it logs every request with its URL
+    signals = _Signals()
+    try:
+        return _run(settings, signals)
+    except startup.Stopped:
+        return EXIT_OK
+    except DbwardError as e:
+        failure = e
+    finally:
+        signals.close()
+    log.error("%s%s", failure.message, f" ({failure.hint})" if failure.hint else "")
+    return EXIT_FAILED
+
+
+def _run(settings: AgentSettings, signals: _Signals) -> int:
+    if check_transport(settings.server_url, settings.allow_insecure) == "insecure":
+        log.warning("the token goes over plain http to a host outside this network, as allow_insecure allows")
+    session = ids.new_id()
+    token = settings.token.reveal()
+    api = AgentApi(settings.server_url, token, version=VERSION)
+    agent = Agent(
+        api,
+        _drivers(settings),
+        Probes(settings.alive_file, settings.ready_file),
+        instance=settings.agent_id,
+        session=session,
+        operations=settings.operations,
+        max_concurrent=settings.max_concurrent_tasks,
+        statement_timeout_secs=settings.statement_timeout.total_seconds(),
+        drain_timeout_secs=settings.drain_timeout.total_seconds(),
+        patience=patience(
+            first_secs=settings.startup_retry_initial.total_seconds(),
+            last_secs=settings.startup_retry_max.total_seconds(),
+            max_secs=settings.startup_max_wait.total_seconds(),
+        ),
+    )
+    signals.steer(agent)
+    try:
+        welcome = agent.start()
+        app = make_app(server_url=settings.server_url, token=token, transport_options={"session": session})
+        worker = _worker(agent, app, welcome, settings.max_concurrent_tasks)
+        if agent.attach(worker):
+            worker.start()
+            agent.stop(worker.exitcode or EXIT_OK)
+        agent.wait_drained()
+        return agent.status
+    finally:
+        agent.close()
+
+
+def _worker(agent: Agent, app: Celery, welcome: AgentWelcome, concurrency: int) -> AgentWorker:
+    @app.task(name=EXECUTE_TASK, bind=True)
+    def execute(task: Task[..., None], request_id: str, execution_id: str) -> None:
+        try:
+            agent.execute(request_id, execution_id, str(task.request.delivery_info["dbward_tag"]))
+        except PutBack as e:
+            raise Reject(str(e), requeue=True) from e
+
+    app.finalize()
+    restrict_panel()
+    return AgentWorker(agent, app, node=welcome.node, queues=agent.queues(), concurrency=concurrency)
+
+
+def _drivers(settings: AgentSettings) -> dict[Target, Driver]:
+    return {database.target: open_driver(database.url.reveal()) for database in settings.databases}
+
+
+def _end_now(status: int) -> None:
+    log.error("the worker does not end by itself; ending the process")
+    logging.shutdown()
+    os._exit(status or EXIT_FAILED)
+
+
+class _Signals:
+    """SIGTERM and SIGINT on a thread of their own: a handler may interrupt any lock, so it only passes the number on."""
+
+    def __init__(self) -> None:
+        self._received: queue.SimpleQueue[int | None] = queue.SimpleQueue()
+        self._agent: Agent | None = None
+        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT):
+            signal.signal(number, self._pass_on)
+
+    def steer(self, agent: Agent) -> None:
+        """From now on the first signal drains the agent, and a second one cancels what runs."""
+        self._agent = agent
+        Thread(target=self._run, name="signals", daemon=True).start()
+
+    def close(self) -> None:
+        self._received.put(None)
+
+    def _pass_on(self, number: int, frame: FrameType | None) -> None:  # noqa: ARG002 - the form of a handler
+        self._received.put(number)
+
+    def _run(self) -> None:
+        agent, seen = self._agent, False
+        while agent is not None and (number := self._received.get()) is not None:
+            log.info("received %s", signal.Signals(number).name)
+            if seen:
+                agent.stop_now()
+            else:
+                agent.stop()
+            seen = True
