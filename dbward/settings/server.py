@@ -1,0 +1,258 @@
+"""What `server.toml` says, as one frozen value."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import timedelta
+from ipaddress import IPv4Network, IPv6Network, ip_network
+from pathlib import Path
+from typing import Literal, cast
+from urllib.parse import urlsplit
+
+from dbward.canonical import sha256_hex
+from dbward.domain.model import Dialect, PolicySet, Target
+from dbward.settings import server_access, server_features, server_policy
+from dbward.settings.load import Problems, Table, environment, open_file
+from dbward.settings.logging import LogSettings, read_logging
+from dbward.settings.secret import Secret
+from dbward.settings.server_access import ConfiguredUser
+from dbward.settings.server_features import Features
+
+__all__ = ["ConfiguredUser", "ServerSettings", "StateSettings", "load_server", "parse_listen"]
+
+DEFAULT_LISTEN = ("127.0.0.1", 3000)
+DEFAULT_MAX_BYTES = 10 * 1024 * 1024
+
+Network = IPv4Network | IPv6Network
+
+
+@dataclass(frozen=True, slots=True)
+class StateSettings:
+    """Where the state database is: `sqlite:////absolute/path` or `postgresql://…` (whose password is not printed).
+
+    `exclusive` lets one process own the SQLite file; `lock_wait` is how long to wait for a predecessor to let go of it.
+    """
+
+    url: str = field(repr=False)
+    exclusive: bool = True
+    lock_wait: timedelta = timedelta(seconds=10)
+
+
+@dataclass(frozen=True, slots=True)
+class Retention:
+    """`approval_ttl` is how long a request may stay pending when its workflow does not say."""
+
+    request_ttl: timedelta = timedelta(days=90)
+    audit_ttl: timedelta = timedelta(days=365)
+    result_ttl: timedelta = timedelta(days=30)
+    approval_ttl: timedelta = timedelta(days=1)
+
+
+@dataclass(frozen=True, slots=True)
+class S3Settings:
+    bucket: str = "dbward"
+    region: str = "us-east-1"
+    prefix: str = "results"
+    endpoint: str | None = None
+    access_key_id: str | None = None
+    secret_access_key: Secret | None = None
+    path_style: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class ResultSettings:
+    """`max_persist_bytes` is the most one result may have, counted in encoded rows."""
+
+    backend: Literal["local", "s3"]
+    root_dir: Path
+    max_persist_bytes: int = DEFAULT_MAX_BYTES
+    s3: S3Settings = S3Settings()
+
+
+@dataclass(frozen=True, slots=True)
+class HttpSettings:
+    """`max_polls` calls may wait at once; `pin_cpu` keeps the server's threads on one core, which is faster."""
+
+    max_polls: int = 512
+    pin_cpu: bool = True
+    max_body_bytes: int = 2 * 1024 * 1024
+    graceful_timeout: timedelta = timedelta(seconds=30)
+
+
+@dataclass(frozen=True, slots=True)
+class ServerSettings:
+    """Everything the server is told. `warnings` are worth a line at start; `config_digest` names the file's content.
+
+    `dialects` holds the targets whose dialect the file states; for the others the agent tells it.
+    """
+
+    listen: tuple[str, int]
+    state_dir: Path
+    state: StateSettings
+    policy: PolicySet
+    results: ResultSettings
+    users: tuple[ConfiguredUser, ...] = ()
+    dialects: Mapping[Target, Dialect] = field(default_factory=dict)
+    trusted_proxies: tuple[Network, ...] = ()
+    auth_mode: Literal["token"] = "token"
+    max_active_tokens_per_user: int = 5
+    retention: Retention = Retention()
+    audit_redaction: Literal["literals", "full", "none"] = "literals"
+    logging: LogSettings = LogSettings()
+    http: HttpSettings = HttpSettings()
+    max_detail_bytes: int = 100_000
+    dispatch_timeout: timedelta = timedelta(seconds=300)
+    features: Features = Features()
+    config_digest: str = ""
+    warnings: tuple[str, ...] = ()
+
+
+def load_server(path: Path | str, env: Mapping[str, str] | None = None) -> ServerSettings:
+    """Read the server's file. Raises `Misconfigured` with every mistake in it; relative paths start at its directory."""
+    env = environment() if env is None else env
+    path = Path(path)
+    root, problems, raw = open_file(path, env)
+    base = path.absolute().parent
+    warnings: list[str] = []
+
+    state_dir = base / Path(root.required("state_dir")).expanduser()
+    policy, dialects = server_policy.read_policy(root, warnings)
+    access = server_access.read_access(root, policy, warnings)
+    polls = _read_http(root.table("server"), env)
+    requests = root.table("requests")
+    settings = ServerSettings(
+        listen=polls[0],
+        state_dir=state_dir,
+        state=_read_state(root.table("state"), state_dir),
+        policy=access.policy,
+        results=_read_results(root.table("result_storage"), base, state_dir),
+        users=access.users,
+        dialects=dialects,
+        trusted_proxies=_read_proxies(root),
+        max_active_tokens_per_user=access.max_active_tokens_per_user,
+        retention=_read_retention(root.table("retention")),
+        audit_redaction=cast(
+            Literal["literals", "full", "none"],
+            root.table("audit").choice("redaction", "literals", ("literals", "full", "none")),
+        ),
+        logging=read_logging(root.table("logging"), env),
+        http=polls[1],
+        max_detail_bytes=requests.integer("max_detail_bytes", 100_000, least=1, most=64 * 1024 * 1024),
+        dispatch_timeout=requests.secs("dispatch_timeout_secs", timedelta(seconds=300), least=1),
+        features=server_features.read_features(root, warnings),
+        config_digest=sha256_hex(raw),
+        warnings=tuple(warnings),
+    )
+    for name in ("users", "auto_approve"):
+        root.retired(name, f"[[{name}]] is not used any more: " + _RETIRED[name])
+    problems.finish()
+    return settings
+
+
+_RETIRED = {
+    "users": "list people under [[auth.users]]",
+    "auto_approve": "write [workflows.auto_approve] inside a [[workflows]] entry",
+}
+
+
+def parse_listen(text: str) -> tuple[str, int]:
+    """`host:port`, `[v6]:port` or `:port`. Raises `ValueError`."""
+    host, colon, port = text.rpartition(":")
+    if host.startswith("[") and host.endswith("]"):
+        host = host[1:-1]
+    elif ":" in host:
+        msg = "write an IPv6 address in brackets, [::1]:3000"
+        raise ValueError(msg)
+    if not colon or not port.isascii() or not port.isdigit() or not 0 <= int(port[:6]) <= 65535:
+        msg = "must be host:port, such as 127.0.0.1:3000"
+        raise ValueError(msg)
+    return host or "0.0.0.0", int(port)  # noqa: S104 - `:3000` asks for all addresses
+
+
+def _read_http(server: Table, env: Mapping[str, str]) -> tuple[tuple[str, int], HttpSettings]:
+    listen = DEFAULT_LISTEN
+    text = server.text("listen", "127.0.0.1:3000")
+    try:
+        listen = parse_listen(text)
+    except ValueError as e:
+        server.wrong("listen", str(e))
+    return listen, HttpSettings(
+        max_polls=server.integer("max_polls", 512, least=1, most=10_000),
+        pin_cpu=server.flag("pin_cpu", default=True),
+        max_body_bytes=server.integer("max_body_bytes", 2 * 1024 * 1024, least=64 * 1024, most=1024**3),
+        graceful_timeout=server.secs("graceful_timeout_secs", timedelta(seconds=30), least=1),
+    )
+
+
+def _read_state(state: Table, state_dir: Path) -> StateSettings:
+    url = state.maybe("url")
+    if url is None:
+        url = f"sqlite:///{state_dir / 'dbward.db'}"
+    else:
+        url = _state_url(state, url)
+    return StateSettings(
+        url=url,
+        exclusive=state.flag("exclusive", default=True),
+        lock_wait=state.secs("lock_wait_secs", timedelta(seconds=10)),
+    )
+
+
+def _state_url(state: Table, url: str) -> str:
+    scheme, separator, rest = url.partition("://")
+    if scheme == "postgres":
+        scheme = "postgresql"
+    if scheme == "postgresql" and separator:
+        try:
+            urlsplit(url).port  # noqa: B018 - reading it is the check
+        except ValueError:
+            state.wrong("url", "is not a URL")
+        return f"postgresql://{rest}"
+    if scheme == "sqlite" and rest.startswith("//"):
+        return url
+    state.wrong("url", "must be sqlite:////absolute/path or postgresql://user:password@host/database")
+    return url
+
+
+def _read_results(table: Table, base: Path, state_dir: Path) -> ResultSettings:
+    root_dir = table.maybe("root_dir")
+    backend = table.choice("backend", "local", ("local", "s3"))
+    s3 = S3Settings(
+        bucket=table.text("bucket", "dbward"),
+        region=table.text("region", "us-east-1"),
+        prefix=table.text("prefix", "results"),
+        endpoint=table.maybe("endpoint"),
+        access_key_id=table.maybe("access_key_id"),
+        secret_access_key=table.secret("secret_access_key"),
+        path_style=table.flag("path_style", default=False),
+    )
+    if backend == "s3":
+        table.wrong("backend", "s3 is not available in this version; use `local`")
+    if (s3.access_key_id is None) != (s3.secret_access_key is None):
+        table.wrong("access_key_id", "goes together with secret_access_key")
+    return ResultSettings(
+        backend=cast(Literal["local", "s3"], backend),
+        root_dir=state_dir / "results" if root_dir is None else base / Path(root_dir).expanduser(),
+        max_persist_bytes=table.integer("max_persist_bytes", DEFAULT_MAX_BYTES, least=1024),
+        s3=s3,
+    )
+
+
+def _read_retention(table: Table) -> Retention:
+    usual = Retention()
+    return Retention(
+        request_ttl=table.days("request_ttl_days", usual.request_ttl),
+        audit_ttl=table.days("audit_ttl_days", usual.audit_ttl),
+        result_ttl=table.days("result_ttl_days", usual.result_ttl),
+        approval_ttl=table.secs("approval_ttl_secs", usual.approval_ttl, least=1),
+    )
+
+
+def _read_proxies(root: Table) -> tuple[Network, ...]:
+    found: list[Network] = []
+    for text in root.texts("trusted_proxies"):
+        try:
+            found.append(ip_network(text.strip()))
+        except ValueError as e:
+            root.wrong("trusted_proxies", f"{text!a} is not an address or network ({str(e).rpartition(') ')[2]})")
+    return tuple(found)

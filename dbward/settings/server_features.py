@@ -1,0 +1,222 @@
+"""Sections of `server.toml` for parts that come with later versions: validated in full and kept, with a warning.
+
+A setting that has no effect yet must not look as if it had: each section that is present is named at start.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import timedelta
+from typing import Final
+from urllib.parse import urlsplit
+
+from dbward.settings.load import Table
+from dbward.settings.secret import Secret
+from dbward.settings.server_policy import read_scope
+
+REVIEW_RULES: Final[Mapping[str, str]] = {
+    "no_where_delete": "block",
+    "no_where_update": "block",
+    "drop_table": "block",
+    "drop_column": "warn",
+    "drop_index": "warn",
+    "drop_view": "warn",
+    "drop_sequence": "warn",
+    "create_sequence": "off",
+    "not_null_without_default": "warn",
+    "create_index_not_concurrently": "warn",
+    "alter_column_type": "warn",
+    "truncate": "block",
+    "mixed_ddl_dml": "warn",
+    "large_in_list": "warn",
+}
+"""The rules of the SQL review, and what each does when nothing is configured."""
+
+_WEBHOOK_ID = re.compile(r"[a-z0-9]([a-z0-9-]*[a-z0-9])?")
+
+
+@dataclass(frozen=True, slots=True)
+class Webhook:
+    id: str
+    url: str = field(repr=False)
+    events: tuple[str, ...] = ()
+    format: str = "generic"
+    secret: Secret | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class NotificationPolicy:
+    database: str
+    environment: str
+    webhooks: tuple[str, ...] = ()
+    events: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class SqlReview:
+    """The rules of one scope that differ from `REVIEW_RULES`."""
+
+    database: str
+    environment: str
+    rules: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Slack:
+    bot_token: Secret
+    signing_secret: Secret
+    channel: str = "#db-approvals"
+    onboarding: bool = False
+    assignable_roles: tuple[str, ...] = ()
+    assignable_groups: tuple[str, ...] = ()
+    restricted_roles: tuple[str, ...] = ()
+    request_ttl: timedelta = timedelta(hours=72)
+
+
+@dataclass(frozen=True, slots=True)
+class Mcp:
+    enabled: bool = True
+    allowed_origins: tuple[str, ...] = ()
+    default_environment: str = "development"
+    session_ttl: timedelta = timedelta(hours=1)
+    max_sessions: int = 1000
+    elicitation_timeout: timedelta = timedelta(seconds=300)
+    replay_buffer_size: int = 100
+
+
+@dataclass(frozen=True, slots=True)
+class Preflight:
+    max_concurrent_per_user: int = 3
+    max_explain_timeout: timedelta = timedelta(seconds=10)
+    rate_limit_per_minute: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Features:
+    allow_private_networks: bool = False
+    webhooks: tuple[Webhook, ...] = ()
+    notification_policies: tuple[NotificationPolicy, ...] = ()
+    sql_review: tuple[SqlReview, ...] = ()
+    slack: Slack | None = None
+    mcp: Mcp = Mcp()
+    preflight: Preflight = Preflight()
+
+
+def read_features(root: Table, warnings: list[str]) -> Features:
+    webhooks = _read_webhooks(root)
+    features = Features(
+        allow_private_networks=root.flag("allow_private_networks", default=False),
+        webhooks=webhooks,
+        notification_policies=_read_notifications(root, {hook.id for hook in webhooks}),
+        sql_review=_read_reviews(root),
+        slack=_read_slack(root.table("slack")),
+        mcp=_read_mcp(root.table("mcp")),
+        preflight=_read_preflight(root.table("preflight")),
+    )
+    channel = root.table("result_channel")
+    channel.integer("max_slots", 10_000, least=1)
+    channel.secs("slot_ttl_secs", timedelta(seconds=600), least=1)
+    if channel.present:
+        warnings.append("[result_channel] has no effect: results are streamed from the result store")
+    for name in ("webhooks", "notification_policies", "sql_review", "slack", "mcp", "preflight"):
+        if root.has(name):
+            warnings.append(f"[{name}] is checked but not in effect in this version")
+    return features
+
+
+def _read_webhooks(root: Table) -> tuple[Webhook, ...]:
+    found: dict[str, Webhook] = {}
+    for table in root.tables("webhooks"):
+        url = table.required("url")
+        name = table.maybe("id") or ""
+        if not name:
+            host = re.sub(r"[^a-z0-9]+", "-", (_host(url) or "").lower()).strip("-")
+            table.wrong("id", "is required" + (f'; for example id = "{host[:64]}"' if host else ""))
+        elif len(name) > 64 or not _WEBHOOK_ID.fullmatch(name):
+            table.wrong("id", "must be up to 64 lower-case letters, digits and inner dashes")
+        elif name in found:
+            table.wrong("id", f"{name!a} is used twice")
+        if url and _host(url) is None:
+            table.wrong("url", "must be an http or https URL with a host")
+        found[name] = Webhook(
+            id=name,
+            url=url,
+            events=table.texts("events"),
+            format=table.choice("format", "generic", ("generic", "slack")),
+            secret=table.secret("secret"),
+        )
+    return tuple(found.values())
+
+
+def _host(url: str) -> str | None:
+    try:
+        parts = urlsplit(url)
+    except ValueError:
+        return None
+    return parts.hostname if parts.scheme in {"http", "https"} else None
+
+
+def _read_notifications(root: Table, webhooks: set[str]) -> tuple[NotificationPolicy, ...]:
+    found: dict[tuple[str, str], NotificationPolicy] = {}
+    for table in root.tables("notification_policies"):
+        scope = read_scope(table)
+        if scope in found:
+            table.wrong("", f"is a second entry for {'/'.join(scope)}")
+        named = table.texts("webhooks")
+        for name in named:
+            if name not in webhooks:
+                table.wrong("webhooks", f"there is no webhook {name!a}")
+        found[scope] = NotificationPolicy(*scope, webhooks=named, events=table.texts("events"))
+    return tuple(found.values())
+
+
+def _read_reviews(root: Table) -> tuple[SqlReview, ...]:
+    found: dict[tuple[str, str], SqlReview] = {}
+    for table in root.tables("sql_review"):
+        scope = read_scope(table)
+        if "any" in scope:
+            table.wrong("database" if scope[0] == "any" else "environment", "`any` is reserved; write `*`")
+        if scope in found:
+            table.wrong("", f"is a second entry for {'/'.join(scope)}")
+        rules = {key: table.choice(key, usual, ("block", "warn", "off")) for key, usual in REVIEW_RULES.items()}
+        changed = {key: action for key, action in rules.items() if table.has(key)}
+        found[scope] = SqlReview(*scope, rules=changed)
+    return tuple(found.values())
+
+
+def _read_slack(table: Table) -> Slack | None:
+    onboarding = table.table("onboarding")
+    extra = {
+        "onboarding": onboarding.flag("enabled", default=False),
+        "assignable_roles": onboarding.texts("assignable_roles"),
+        "assignable_groups": onboarding.texts("assignable_groups"),
+        "restricted_roles": onboarding.texts("restricted_roles"),
+        "request_ttl": timedelta(hours=onboarding.integer("request_ttl_hours", 72, least=1, most=24 * 366)),
+    }
+    channel = table.text("channel", "#db-approvals")
+    if not table.present:
+        return None
+    return Slack(table.required_secret("bot_token"), table.required_secret("signing_secret"), channel, **extra)
+
+
+def _read_mcp(table: Table) -> Mcp:
+    usual = Mcp()
+    return Mcp(
+        enabled=table.flag("enabled", default=usual.enabled),
+        allowed_origins=table.texts("allowed_origins"),
+        default_environment=table.text("default_environment", usual.default_environment),
+        session_ttl=table.secs("session_ttl_secs", usual.session_ttl, least=10),
+        max_sessions=table.integer("max_sessions", usual.max_sessions, least=1),
+        elicitation_timeout=table.secs("elicitation_timeout_secs", usual.elicitation_timeout, least=10),
+        replay_buffer_size=table.integer("replay_buffer_size", usual.replay_buffer_size),
+    )
+
+
+def _read_preflight(table: Table) -> Preflight:
+    return Preflight(
+        max_concurrent_per_user=table.integer("max_concurrent_per_user", 3, least=1),
+        max_explain_timeout=timedelta(milliseconds=table.integer("max_explain_timeout_ms", 10_000, least=1)),
+        rate_limit_per_minute=table.maybe_integer("rate_limit_per_minute", least=1),
+    )
