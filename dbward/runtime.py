@@ -10,6 +10,7 @@ from dbward import keys
 from dbward.broker.publish import Publisher
 from dbward.broker.wake import Hub
 from dbward.db.engine import Store, open_store
+from dbward.errors import Misconfigured
 from dbward.keys import Keys
 from dbward.results.local import LocalResults
 from dbward.settings.server import ServerSettings
@@ -41,6 +42,10 @@ def utc_now() -> datetime:
 
 def open_runtime(settings: ServerSettings, *, now: Callable[[], datetime] = utc_now) -> Runtime:
     """Open everything `prepare` has laid out. The database is open from here on: never call this before a fork."""
+    if settings.results.backend != "local":
+        raise Misconfigured(
+            "result_storage.backend: only `local` is available in this version", code="result_store.unsupported"
+        )
     hub = Hub()
     store = open_store(settings.state, on_wake=hub.fire)
 

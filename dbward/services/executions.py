@@ -31,7 +31,6 @@ from dbward.results.local import storage_key
 from dbward.runtime import Runtime
 from dbward.services.journal import record, record_refusal
 
-LEASE = timedelta(seconds=60)
 TOKEN_LIFETIME = timedelta(minutes=5)
 PART_MAX_BYTES = 4 * 1024 * 1024
 OVERHEAD_BYTES = 1024 * 1024
@@ -97,7 +96,7 @@ def claim(rt: Runtime, who: Principal, execution_id: str, asked: ClaimRequest) -
                 "max_rows": token.max_rows,
                 "max_bytes": token.max_bytes,
             },
-            lease_until=now + LEASE,
+            lease_until=now + rt.settings.broker.lease,
             claimed_at=now,
         )
         requests.move(tx, request, Trigger.CLAIM, now=now)
@@ -114,7 +113,7 @@ def claim(rt: Runtime, who: Principal, execution_id: str, asked: ClaimRequest) -
             limits=WireLimits(
                 statement_timeout_ms=token.statement_timeout_ms, max_rows=token.max_rows, max_bytes=token.max_bytes
             ),
-            lease_secs=int(LEASE.total_seconds()),
+            lease_secs=_lease_secs(rt),
             server_time=now,
         )
 
@@ -156,14 +155,19 @@ def start(rt: Runtime, who: Principal, execution_id: str, asked: StartRequest) -
         if execution.claimed_at is not None and now > execution.claimed_at + TOKEN_LIFETIME:
             raise Conflict("the execution token has expired", code="token.expired")
         executions.move(
-            tx, execution, ExecutionStatus.RUNNING, started_at=now, start_nonce=asked.nonce, lease_until=now + LEASE
+            tx,
+            execution,
+            ExecutionStatus.RUNNING,
+            started_at=now,
+            start_nonce=asked.nonce,
+            lease_until=now + rt.settings.broker.lease,
         )
         record(rt, tx, Event.EXECUTION_STARTED, actor=who, request=request, execution_id=execution.id)
         return None
 
     if (refused := rt.store.write(work)) is not None:
         raise refused
-    return Renewed(cancelled=False, lost=False, lease_secs=int(LEASE.total_seconds()))
+    return Renewed(cancelled=False, lost=False, lease_secs=_lease_secs(rt))
 
 
 def renew(rt: Runtime, who: Principal, execution_id: str, asked: RenewRequest) -> Renewed:
@@ -172,10 +176,8 @@ def renew(rt: Runtime, who: Principal, execution_id: str, asked: RenewRequest) -
     def work(tx: Tx) -> Renewed:
         execution, request = _pair(tx, execution_id)
         _own(who, execution, asked.claim_id)
-        held = executions.extend(tx, execution_id, asked.claim_id, rt.now() + LEASE)
-        return Renewed(
-            cancelled=request.status is Status.CANCELLED, lost=not held, lease_secs=int(LEASE.total_seconds())
-        )
+        held = executions.extend(tx, execution_id, asked.claim_id, rt.now() + rt.settings.broker.lease)
+        return Renewed(cancelled=request.status is Status.CANCELLED, lost=not held, lease_secs=_lease_secs(rt))
 
     return rt.store.write(work)
 
@@ -236,6 +238,10 @@ def store_part(
     key = storage_key(execution.request_id, execution.id)
     limit = rt.settings.results.max_persist_bytes + OVERHEAD_BYTES
     return PartAccepted(size=rt.results.append(key, offset=offset, data=data, limit=limit))
+
+
+def _lease_secs(rt: Runtime) -> int:
+    return int(rt.settings.broker.lease.total_seconds())
 
 
 def _pair(tx: Tx, execution_id: str) -> tuple[ExecutionRow, RequestRow]:

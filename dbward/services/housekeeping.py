@@ -32,8 +32,6 @@ from dbward.services.requests import withdraw_execution
 log = logging.getLogger(__name__)
 
 BATCH = 200
-START_GRACE = timedelta(seconds=30)
-"""After a start no lease runs out for this long: while the server was away nobody could renew."""
 FROZEN_AFTER = timedelta(seconds=5)
 FORGET_AGENTS_AFTER = timedelta(days=7)
 ABANDONED_UPLOAD_AFTER = timedelta(days=1)
@@ -164,7 +162,7 @@ class Housekeeper:
     def start(self) -> None:
         """Give everybody who could not renew while no server ran their grace, then begin."""
         rt = self._rt
-        until = rt.now() + START_GRACE
+        until = rt.now() + rt.settings.broker.start_grace
 
         def work(tx: Tx) -> None:
             broker.ensure_job_queues(tx, [job_queue(target) for target in rt.settings.policy.targets])

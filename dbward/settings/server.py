@@ -7,19 +7,19 @@ from dataclasses import dataclass, field
 from datetime import timedelta
 from ipaddress import IPv4Network, IPv6Network, ip_network
 from pathlib import Path
-from typing import Literal, cast
+from typing import Literal
 from urllib.parse import urlsplit
 
 from dbward.canonical import sha256_hex
 from dbward.domain.model import Dialect, PolicySet, Target
 from dbward.settings import server_access, server_features, server_policy
-from dbward.settings.load import Problems, Table, environment, open_file
+from dbward.settings.load import Table, environment, open_file
 from dbward.settings.logging import LogSettings, read_logging
 from dbward.settings.secret import Secret
 from dbward.settings.server_access import ConfiguredUser
 from dbward.settings.server_features import Features
 
-__all__ = ["ConfiguredUser", "ServerSettings", "StateSettings", "load_server", "parse_listen"]
+__all__ = ["BrokerSettings", "ConfiguredUser", "ServerSettings", "StateSettings", "load_server", "parse_listen"]
 
 DEFAULT_LISTEN = ("127.0.0.1", 3000)
 DEFAULT_MAX_BYTES = 10 * 1024 * 1024
@@ -81,6 +81,18 @@ class HttpSettings:
 
 
 @dataclass(frozen=True, slots=True)
+class BrokerSettings:
+    """`lease` is how long an agent may be silent before its jobs are taken for lost, and `start_grace` how long after a
+    start of the server nothing is. `max_wait` bounds a long-poll; `delivery_cap` is how often a job is handed out.
+    """
+
+    lease: timedelta = timedelta(seconds=60)
+    start_grace: timedelta = timedelta(seconds=30)
+    max_wait: timedelta = timedelta(seconds=25)
+    delivery_cap: int = 5
+
+
+@dataclass(frozen=True, slots=True)
 class ServerSettings:
     """Everything the server is told. `warnings` are worth a line at start; `config_digest` names the file's content.
 
@@ -99,17 +111,18 @@ class ServerSettings:
     max_active_tokens_per_user: int = 5
     retention: Retention = Retention()
     audit_redaction: Literal["literals", "full", "none"] = "literals"
-    logging: LogSettings = LogSettings()
+    logging: LogSettings = field(default_factory=LogSettings)
     http: HttpSettings = HttpSettings()
+    broker: BrokerSettings = BrokerSettings()
     max_detail_bytes: int = 100_000
     dispatch_timeout: timedelta = timedelta(seconds=300)
-    features: Features = Features()
+    features: Features = field(default_factory=Features)
     config_digest: str = ""
     warnings: tuple[str, ...] = ()
 
 
 def load_server(path: Path | str, env: Mapping[str, str] | None = None) -> ServerSettings:
-    """Read the server's file. Raises `Misconfigured` with every mistake in it; relative paths start at its directory."""
+    """Read the server's file. Raises `Misconfigured` with every mistake in it; relative paths start at its place."""
     env = environment() if env is None else env
     path = Path(path)
     root, problems, raw = open_file(path, env)
@@ -119,10 +132,10 @@ def load_server(path: Path | str, env: Mapping[str, str] | None = None) -> Serve
     state_dir = base / Path(root.required("state_dir")).expanduser()
     policy, dialects = server_policy.read_policy(root, warnings)
     access = server_access.read_access(root, policy, warnings)
-    polls = _read_http(root.table("server"), env)
+    listen, http = _read_http(root.table("server"))
     requests = root.table("requests")
     settings = ServerSettings(
-        listen=polls[0],
+        listen=listen,
         state_dir=state_dir,
         state=_read_state(root.table("state"), state_dir),
         policy=access.policy,
@@ -132,12 +145,10 @@ def load_server(path: Path | str, env: Mapping[str, str] | None = None) -> Serve
         trusted_proxies=_read_proxies(root),
         max_active_tokens_per_user=access.max_active_tokens_per_user,
         retention=_read_retention(root.table("retention")),
-        audit_redaction=cast(
-            Literal["literals", "full", "none"],
-            root.table("audit").choice("redaction", "literals", ("literals", "full", "none")),
-        ),
+        audit_redaction=root.table("audit").choice("redaction", "literals", ("literals", "full", "none")),
         logging=read_logging(root.table("logging"), env),
-        http=polls[1],
+        http=http,
+        broker=_read_broker(root.table("broker")),
         max_detail_bytes=requests.integer("max_detail_bytes", 100_000, least=1, most=64 * 1024 * 1024),
         dispatch_timeout=requests.secs("dispatch_timeout_secs", timedelta(seconds=300), least=1),
         features=server_features.read_features(root, warnings),
@@ -170,7 +181,7 @@ def parse_listen(text: str) -> tuple[str, int]:
     return host or "0.0.0.0", int(port)  # noqa: S104 - `:3000` asks for all addresses
 
 
-def _read_http(server: Table, env: Mapping[str, str]) -> tuple[tuple[str, int], HttpSettings]:
+def _read_http(server: Table) -> tuple[tuple[str, int], HttpSettings]:
     listen = DEFAULT_LISTEN
     text = server.text("listen", "127.0.0.1:3000")
     try:
@@ -185,14 +196,19 @@ def _read_http(server: Table, env: Mapping[str, str]) -> tuple[tuple[str, int], 
     )
 
 
+def _read_broker(broker: Table) -> BrokerSettings:
+    return BrokerSettings(
+        lease=broker.secs("lease_secs", timedelta(seconds=60), least=3),
+        start_grace=broker.secs("start_grace_secs", timedelta(seconds=30)),
+        max_wait=broker.secs("max_wait_secs", timedelta(seconds=25), least=1),
+        delivery_cap=broker.integer("delivery_cap", 5, least=1, most=100),
+    )
+
+
 def _read_state(state: Table, state_dir: Path) -> StateSettings:
     url = state.maybe("url")
-    if url is None:
-        url = f"sqlite:///{state_dir / 'dbward.db'}"
-    else:
-        url = _state_url(state, url)
     return StateSettings(
-        url=url,
+        url=f"sqlite:///{state_dir / 'dbward.db'}" if url is None else _state_url(state, url),
         exclusive=state.flag("exclusive", default=True),
         lock_wait=state.secs("lock_wait_secs", timedelta(seconds=10)),
     )
@@ -216,7 +232,7 @@ def _state_url(state: Table, url: str) -> str:
 
 def _read_results(table: Table, base: Path, state_dir: Path) -> ResultSettings:
     root_dir = table.maybe("root_dir")
-    backend = table.choice("backend", "local", ("local", "s3"))
+    backend: Literal["local", "s3"] = table.choice("backend", "local", ("local", "s3"))
     s3 = S3Settings(
         bucket=table.text("bucket", "dbward"),
         region=table.text("region", "us-east-1"),
@@ -231,7 +247,7 @@ def _read_results(table: Table, base: Path, state_dir: Path) -> ResultSettings:
     if (s3.access_key_id is None) != (s3.secret_access_key is None):
         table.wrong("access_key_id", "goes together with secret_access_key")
     return ResultSettings(
-        backend=cast(Literal["local", "s3"], backend),
+        backend=backend,
         root_dir=state_dir / "results" if root_dir is None else base / Path(root_dir).expanduser(),
         max_persist_bytes=table.integer("max_persist_bytes", DEFAULT_MAX_BYTES, least=1024),
         s3=s3,
