@@ -1,0 +1,72 @@
+"""What a target database looks like to the agent, whatever engine it is."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Protocol, Self
+
+from dbward.domain.model import Dialect, Limits
+from worker.rows import Batch, RowSink
+from worker.values import JsonValue
+
+__all__ = ["Batch", "Driver", "JsonValue", "Outcome", "RowSink", "Session"]
+
+CONNECT_TIMEOUT = 10.0
+"""Seconds for connecting, name look-up and handshake included, unless the URL says `connect_timeout`."""
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """A list that ran to its end. `rows_affected` is None on the read path; `row_count` counts the rows the sink got.
+
+    `notices` are sentences for the requester about what the engine did on its own, such as an implicit commit.
+    """
+
+    rows_affected: int | None
+    row_count: int
+    truncated: bool
+    truncation_reason: str | None
+    notices: tuple[str, ...] = ()
+
+
+class Session(Protocol):
+    """One connection for one statement list; spent after `run`. Closing leaves nothing behind in the database."""
+
+    def run(self, statements: Sequence[str], *, read_only: bool, limits: Limits, sink: RowSink) -> Outcome:
+        """Runs each text, one statement each, unchanged, in one transaction; the last one with rows fills `sink`.
+
+        With `read_only` the database itself refuses writes and everything is rolled back. Otherwise it commits after
+        the sink took the last row. `limits.statement_timeout` holds for each statement, sending its rows included.
+
+        Raises StatementFailed, StatementTimeout, ResultTooLarge, StatementCancelled, OutcomeUnknown, or what the sink
+        raised (rolled back).
+        """
+        ...
+
+    def cancel(self) -> None:
+        """From another thread, at any time: stops the statement in the database, trying until it has stopped.
+        Returns at once; `run` raises StatementCancelled. Without effect once the commit was sent."""
+        ...
+
+    def close(self) -> None: ...
+    def __enter__(self) -> Self: ...
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None: ...
+
+
+class Driver(Protocol):
+    @property
+    def dialect(self) -> Dialect: ...
+
+    def ping(self) -> None:
+        """Connects and asks for a sign of life. Raises Unreachable or CredentialsRefused."""
+        ...
+
+    def open(self) -> Session:
+        """A fresh connection. Raises Unreachable or CredentialsRefused."""
+        ...
+
+    def close(self) -> None: ...

@@ -1,0 +1,467 @@
+"""MySQL and MariaDB, over PyMySQL.
+
+No SQLAlchemy between: a cursor without arguments sends the text as it came, values arrive as the bytes the server
+printed, rows are read one packet at a time. A session is a fresh connection. The server allows one statement a text
+(MULTI_STATEMENTS stays off), and DDL, account and table administration commit implicitly whatever one does: the list
+goes on in a new transaction, and the outcome says so.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import socket
+import ssl
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Any, Self
+
+import pymysql
+from pymysql.constants import CLIENT, CR, ER, SERVER_STATUS
+from pymysql.cursors import SSCursor
+
+from dbward.domain.model import Dialect, Limits, StatementError
+from dbward.errors import Misconfigured
+from worker.drivers.base import Outcome
+from worker.drivers.errors import CredentialsRefused, StatementFailed, Unreachable
+from worker.drivers.run import LOCK_WAIT, LinkLost, run, timed_out
+from worker.drivers.stopper import Stopper
+from worker.drivers.urls import Url, connect_timeout, no_database, parse_url, scrubbed
+from worker.rows import Results, RowSink, RowWriter, named_columns
+from worker.values_mysql import Field, column_type, reader
+
+SQL_MODE = "STRICT_TRANS_TABLES,ERROR_FOR_DIVISION_BY_ZERO,NO_ENGINE_SUBSTITUTION"
+"""Pinned: with ANSI_QUOTES or NO_BACKSLASH_ESCAPES the text that was approved would mean something else."""
+WRITE_TIMEOUT_SECS = 600
+"""How long the server waits for us to read on; its default of 60 would end a result whose upload stalls."""
+KILL_TIMEOUT = 5.0
+
+_OPTIONS = frozenset(
+    {"connect_timeout", "unix_socket", "socket", "ssl_mode", "sslmode", "ssl_ca", "ssl_cert", "ssl_key", "charset"}
+)
+
+_REFUSED = {ER.ACCESS_DENIED_ERROR, ER.DBACCESS_DENIED_ERROR, 1698, 1820, 1862, 3118, 4151}
+"""Wrong user or password; unix-socket-only account; password to be changed; password expired; account locked."""
+_LOST = {CR.CR_SERVER_GONE_ERROR, CR.CR_SERVER_LOST, 2055, ER.SERVER_SHUTDOWN, 1077, 1079, 1080, 1152, 1927, 4031, 0}
+_TIMED_OUT = {1969, 3024}
+_ROLLED_BACK = {ER.LOCK_DEADLOCK, ER.LOCK_WAIT_TIMEOUT, 1614}
+"""Errors after which the server has rolled back the whole transaction; others that end it have committed it."""
+_NOT_ROLLED_BACK = 1196
+_UNKNOWN_TABLE = 1051
+
+_TRANSACTIONAL = frozenset(
+    {"SELECT", "WITH", "VALUES", "TABLE", "INSERT", "UPDATE", "DELETE", "REPLACE"}
+    | {"SHOW", "EXPLAIN", "DESCRIBE", "DESC", "DO"}
+)
+"""First words of statements that never commit by themselves and give one result at most."""
+_RETURNING = frozenset({"INSERT", "UPDATE", "DELETE", "REPLACE"})
+_COUNTED = _RETURNING | {"WITH", "LOAD", "CALL", ""}
+"""DDL reports counts of its own, of tables or of copied rows."""
+_LEADING = re.compile(r"(?:\s|\(|/\*(?![!M]).*?\*/|--(?=[\s\x00-\x1f]|$)[^\n]*(?:\n|$)|#[^\n]*(?:\n|$))*", re.DOTALL)
+_WORD = re.compile(r"[A-Za-z]+")
+
+
+class MysqlDriver:
+    dialect = Dialect.MYSQL
+
+    def __init__(self, url: str) -> None:
+        self._account = _Account.read(url)
+
+    def ping(self) -> None:
+        with self.open() as session:
+            session.ping()
+
+    def open(self) -> MysqlSession:
+        return MysqlSession(self._account)
+
+    def close(self) -> None:
+        """Nothing is kept open between sessions."""
+
+
+class MysqlSession:
+    def __init__(self, account: _Account) -> None:
+        self._link = _Link(account)
+        self._stopper = Stopper(interrupt=self._link.interrupt, abandon=self._link.abandon)
+
+    def ping(self) -> None:
+        try:
+            self._link.ask("SELECT 1")
+        except (LinkLost, StatementFailed) as error:
+            raise Unreachable(str(error)) from None
+
+    def run(self, statements: Sequence[str], *, read_only: bool, limits: Limits, sink: RowSink) -> Outcome:
+        return run(self._link, self._stopper, statements, read_only=read_only, limits=limits, sink=sink)
+
+    def cancel(self) -> None:
+        self._stopper.cancel()
+
+    def close(self) -> None:
+        self._link.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+@dataclass(frozen=True, slots=True)
+class _Account:
+    """Where and as whom to connect."""
+
+    url: Url
+    database: str
+    user: str
+    unix_socket: str | None
+    timeout: float
+
+    @classmethod
+    def read(cls, text: str) -> _Account:
+        url = parse_url(text, known=_OPTIONS)
+        database = url.path.removeprefix("/")
+        if not database or "/" in database:
+            raise no_database()
+        if not url.user:
+            raise Misconfigured("the database URL names no user", hint="mysql://user:password@host:3306/database")
+        if url.options.get("charset", "utf8mb4") != "utf8mb4":
+            raise Misconfigured("the database URL asks for another charset than utf8mb4, which results need")
+        account = cls(
+            url,
+            database,
+            url.user,
+            url.options.get("unix_socket") or url.options.get("socket"),
+            connect_timeout(url.options),
+        )
+        account.tls()
+        return account
+
+    def tls(self) -> dict[str, Any]:
+        """PyMySQL's arguments for the URL's `ssl_mode`: as the mysql client's, which prefers TLS by default."""
+        options = self.url.options
+        authority = options.get("ssl_ca")
+        default = "verify_ca" if authority else "preferred"
+        mode = (options.get("ssl_mode") or options.get("sslmode") or default).lower().replace("-", "_")
+        known = {"disabled", "disable", "preferred", "prefer", "required", "require"}
+        known |= {"verify_ca", "verify_identity", "verify_full"}
+        if mode not in known:
+            raise Misconfigured(f"ssl_mode in the database URL is not known: {mode!r}", hint=", ".join(sorted(known)))
+        if mode in ("disabled", "disable"):
+            return {"ssl_disabled": True}
+        if mode in ("preferred", "prefer"):
+            return {}
+        try:
+            context = ssl.create_default_context(cafile=authority)
+            context.check_hostname = mode in ("verify_identity", "verify_full")
+            if mode in ("required", "require"):
+                context.verify_mode = ssl.CERT_NONE
+            if options.get("ssl_cert"):
+                context.load_cert_chain(options["ssl_cert"], keyfile=options.get("ssl_key"))
+        except (OSError, ssl.SSLError) as error:
+            raise Misconfigured(f"the TLS files of the database URL cannot be read: {error}") from None
+        return {"ssl": context}
+
+    def connect(self, *, read_timeout: float | None = None) -> tuple[_Connection, socket.socket]:
+        """A connection, and a second handle on its socket by which another thread can cut it."""
+        try:
+            plain = self._dial()
+        except OSError as error:
+            raise Unreachable(f"cannot connect to {self._where()}: {error.strerror or error}") from None
+        line = socket.socket(fileno=os.dup(plain.fileno()))
+        connection = _Connection(
+            host=self.url.host or "localhost",
+            user=self.user,
+            password=(self.url.password or "").encode(),
+            database=self.database,
+            charset="utf8mb4",
+            use_unicode=False,
+            conv={},
+            client_flag=CLIENT.FOUND_ROWS,
+            local_infile=False,
+            autocommit=None,
+            read_timeout=read_timeout,
+            program_name="dbward",
+            defer_connect=True,
+            **self.tls(),
+        )
+        try:
+            with _cut_after(self.timeout, line):
+                connection.connect(plain)
+        except (pymysql.MySQLError, OSError) as error:
+            line.close()
+            number, message, _ = _parts(error)
+            text = scrubbed(f"cannot connect to {self._where()}: {message}", self.url.password)
+            raise (CredentialsRefused if number in _REFUSED else Unreachable)(text) from None
+        except BaseException:
+            line.close()
+            raise
+        return connection, line
+
+    def _dial(self) -> socket.socket:
+        if self.unix_socket:
+            made = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+            made.settimeout(self.timeout)
+            try:
+                made.connect(self.unix_socket)
+            except OSError:
+                made.close()
+                raise
+        else:
+            made = socket.create_connection((self.url.host or "localhost", self.url.port or 3306), self.timeout)
+            made.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            made.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+            for name, value in (("TCP_KEEPIDLE", 30), ("TCP_KEEPINTVL", 10), ("TCP_KEEPCNT", 3)):
+                if hasattr(socket, name):
+                    made.setsockopt(socket.IPPROTO_TCP, getattr(socket, name), value)
+        return made
+
+    def _where(self) -> str:
+        return self.unix_socket or f"{self.url.host or 'localhost'}:{self.url.port or 3306}"
+
+
+class _Connection(pymysql.connections.Connection):  # type: ignore[type-arg]  # generic in the stubs only
+    server_status: int
+    server_version: str
+    server_thread_id: tuple[int]
+
+
+class _Cursor(SSCursor):
+    description: Any
+    _result: Any
+
+    def fields(self) -> list[tuple[str, Field]]:
+        return [
+            (field.name, Field(field.type_code, field.flags, field.charsetnr, field.length, field.scale))
+            for field in self._result.fields
+        ]
+
+    def forget(self) -> None:
+        """Lets go of a result that will not be read to its end: closing would read it."""
+        if self._result is not None:
+            self._result.unbuffered_active = False
+            self._result.connection = None
+            self._result.has_next = False
+        self.connection = None  # type: ignore[assignment]  # as PyMySQL's own close does
+
+
+class _Link:
+    def __init__(self, account: _Account) -> None:
+        self.notices: list[str] = []
+        self.kept: str | None = None
+        self._account = account
+        self._connection, self._line = account.connect()
+        self._thread_id = self._connection.server_thread_id[0]
+        self._mariadb = "mariadb" in self._connection.server_version.lower()
+        self._begin = ""
+        self._ran = 0
+        self._reading: _Cursor | None = None
+
+    def begin(self, *, read_only: bool, limits: Limits) -> None:
+        """READ ONLY for the session as well: DDL ends a transaction before it begins, and would run outside it."""
+        timeout = limits.statement_timeout.total_seconds()
+        lock_wait = max(1, round(min(timeout or LOCK_WAIT, LOCK_WAIT)))
+        limit = f"max_statement_time = {timeout:.3f}" if self._mariadb else f"max_execution_time = {timeout * 1000:.0f}"
+        self._do(
+            f"SET SESSION sql_mode = '{SQL_MODE}', SESSION time_zone = '+00:00', SESSION autocommit = 1,"
+            f" SESSION lock_wait_timeout = {lock_wait}, SESSION innodb_lock_wait_timeout = {lock_wait},"
+            f" SESSION net_write_timeout = {WRITE_TIMEOUT_SECS}, SESSION {limit}"
+        )
+        self._do(f"SET SESSION TRANSACTION READ {'ONLY' if read_only else 'WRITE'}")
+        self._begin = "START TRANSACTION WITH CONSISTENT SNAPSHOT, READ ONLY" if read_only else "START TRANSACTION"
+        self._do(self._begin)
+
+    def execute(self, sql: str, results: Results, *, last: bool, read_only: bool) -> int:
+        word = first_word(sql)
+        affected = 0
+        with self._translated():
+            cursor = self._reading = _Cursor(self._connection)
+            cursor.execute(sql)
+            while True:
+                if cursor.description is None:
+                    affected += max(cursor.rowcount, 0) if word in _COUNTED else 0
+                else:
+                    count = self._rows(cursor, results, last=last and word in _TRANSACTIONAL, read_only=read_only)
+                    if count is None:
+                        return affected
+                    affected += count if word in _RETURNING else 0
+                if not cursor.nextset():
+                    break
+            self._reading = None
+            cursor.close()
+        self._ran += 1
+        if not read_only:
+            self._follow(sql)
+        return affected
+
+    def commits_by_itself(self, sql: str) -> bool:
+        return first_word(sql) not in _TRANSACTIONAL
+
+    def commit(self) -> None:
+        self._do("COMMIT")
+
+    def undo(self) -> None:
+        if not self._connection.open:
+            return
+        if self._reading is not None:
+            self._cut()
+            return
+        try:
+            warnings = self._do("ROLLBACK")
+            if warnings and any(row[1] == str(_NOT_ROLLED_BACK).encode() for row in self.ask("SHOW WARNINGS")):
+                self._keep("Changes to tables without transactions (MyISAM, Aria, MEMORY) stay.")
+        except (LinkLost, StatementFailed):
+            self.close()  # closing rolls back as well
+
+    def close(self) -> None:
+        self._forget()
+        if self._connection.open:
+            self._connection.close()
+        self._line.close()
+
+    def interrupt(self) -> None:
+        """KILL QUERY from a connection of its own, the only way there is."""
+        killer, line = self._account.connect(read_timeout=KILL_TIMEOUT)
+        try:
+            killer.query(f"KILL QUERY {self._thread_id}")
+        finally:
+            line.close()
+            killer.close()
+
+    def abandon(self) -> None:
+        _cut(self._line)
+
+    def ask(self, sql: str) -> list[tuple[Any, ...]]:
+        """Runs our own SQL and returns its rows."""
+        with self._translated(), self._connection.cursor() as cursor:
+            cursor.execute(sql)
+            return list(cursor.fetchall())
+
+    def _do(self, sql: str) -> int:
+        """Runs our own SQL and returns the number of warnings."""
+        with self._translated(), self._connection.cursor() as cursor:
+            cursor.execute(sql)
+            return int(cursor.warning_count)
+
+    def _rows(self, cursor: _Cursor, results: Results, *, last: bool, read_only: bool) -> int | None:
+        """How many rows came; None when reading stopped at a full result, and the connection with it."""
+        fields = cursor.fields()
+        writer = results.open(named_columns([(name, column_type(field)) for name, field in fields]), last=last)
+        readers = [reader(field) for _, field in fields]
+        count = 0
+        while (row := cursor.read_next()) is not None:
+            count += 1
+            if not writer.full:
+                _write(row, readers, writer)
+            if writer.full and last and read_only:
+                self._cut()
+                return None
+        return count
+
+    def _follow(self, sql: str) -> None:
+        """After each statement: is this still our transaction?"""
+        with self._translated():
+            self._connection.ping(reconnect=False)
+        if self._in_transaction():
+            return
+        self._keep(f"Statement {self._ran} and what came before it is committed: {_said(sql)} commits implicitly.")
+        self._do(self._begin)
+
+    def _in_transaction(self) -> bool:
+        return bool(self._connection.server_status & SERVER_STATUS.SERVER_STATUS_IN_TRANS)
+
+    def _keep(self, sentence: str) -> None:
+        self.kept = f"{self.kept} {sentence}" if self.kept else sentence
+        self.notices.append(sentence)
+
+    @contextmanager
+    def _translated(self) -> Iterator[None]:
+        try:
+            yield
+        except (pymysql.MySQLError, OSError) as error:
+            number, message, sqlstate = _parts(error)
+            if number in _LOST or not self._connection.open:
+                self._forget()
+                raise LinkLost(message) from None
+            self._reading = None
+            failure = StatementError(StatementFailed.code, message, sqlstate=sqlstate, detail=f"MySQL error {number}.")
+            if number in _TIMED_OUT:
+                failure = timed_out(sqlstate)
+            self._after_error(number)
+            raise StatementFailed(failure) from None
+
+    def _after_error(self, number: int) -> None:
+        """A failed DDL statement has committed what came before it, too."""
+        if not self._begin or number in _ROLLED_BACK:
+            return
+        try:
+            self._connection.ping(reconnect=False)
+        except (pymysql.MySQLError, OSError):
+            return
+        if self._in_transaction():
+            return
+        if self._ran:
+            self._keep("What came before this statement is committed: it commits implicitly even when it fails.")
+        elif number == _UNKNOWN_TABLE:
+            self._keep("Other tables named in the statement may have been dropped.")
+
+    def _cut(self) -> None:
+        """Ends a statement under way together with its connection, which rolls back."""
+        try:
+            self.interrupt()
+        except (pymysql.MySQLError, OSError, Unreachable, CredentialsRefused):
+            pass
+        finally:
+            self.close()
+
+    def _forget(self) -> None:
+        if self._reading is not None:
+            self._reading.forget()
+            self._reading = None
+
+
+def first_word(sql: str) -> str:
+    """The first keyword in upper case; empty when there is none, or an executable comment stands before or in it."""
+    if "/*!" in sql or "/*M!" in sql:
+        return ""
+    leading = _LEADING.match(sql)
+    word = _WORD.match(sql, leading.end() if leading else 0)
+    return word.group().upper() if word else ""
+
+
+def _said(sql: str) -> str:
+    return first_word(sql) or "it"
+
+
+def _write(row: Sequence[bytes | None], readers: Sequence[Any], writer: RowWriter) -> None:
+    writer.add([None if raw is None else read(raw) for raw, read in zip(row, readers, strict=True)])
+
+
+def _parts(error: Exception) -> tuple[int, str, str | None]:
+    """Number, message and SQLSTATE."""
+    if isinstance(error, pymysql.MySQLError) and len(error.args) > 1 and isinstance(error.args[0], int):
+        return error.args[0] & 0xFFFF, str(error.args[1]), getattr(error, "sqlstate", None)
+    return 0, str(error), None
+
+
+@contextmanager
+def _cut_after(seconds: float, line: socket.socket) -> Iterator[None]:
+    """A limit for the whole handshake; PyMySQL has one for each read only."""
+    timer = threading.Timer(seconds, _cut, (line,))
+    timer.daemon = True
+    timer.start()
+    try:
+        yield
+    finally:
+        timer.cancel()
+        timer.join()
+
+
+def _cut(line: socket.socket) -> None:
+    try:
+        line.shutdown(socket.SHUT_RDWR)
+    except OSError:
+        return

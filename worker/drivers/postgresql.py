@@ -1,0 +1,339 @@
+"""PostgreSQL, over psycopg's libpq layer.
+
+Neither SQLAlchemy nor a psycopg cursor stands between: the text goes out as it came, in the extended protocol, so the
+server itself refuses a second statement in it and no `%` is looked at; the columns' types are known before it runs; and
+rows come in chunks with the connection never buffering more. A session is a fresh connection, so nothing is left of the
+one before: no settings, locks, temporary tables or prepared statements.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import select
+import socket
+from collections.abc import Iterator, Sequence
+from time import monotonic
+from types import TracebackType
+from typing import Any, Self
+
+import psycopg
+from psycopg import conninfo, pq
+
+from dbward.domain.model import Dialect, Limits, StatementError
+from dbward.errors import Misconfigured
+from worker.drivers.base import Outcome
+from worker.drivers.errors import CredentialsRefused, StatementFailed, Unreachable
+from worker.drivers.run import LOCK_WAIT, LinkLost, run, timed_out
+from worker.drivers.stopper import Stopper
+from worker.drivers.urls import connect_timeout, malformed, no_database, scrubbed
+from worker.rows import Results, RowSink, RowWriter, named_columns
+from worker.values_postgresql import PgTypes
+
+CHUNK_ROWS = 256
+CANCEL_TIMEOUT = 5.0
+IDLE_IN_TRANSACTION_MS = 120_000
+
+_REFUSED = re.compile(
+    r"authentication failed|no password supplied|no pg_hba\.conf entry|pg_hba\.conf rejects|is not permitted to log in"
+    r'|role "[^"]*" does not exist',
+)
+"""libpq gives no SQLSTATE for a refused connection, only the server's words."""
+
+_QUERY_CANCELED = "57014"
+"""Of a statement timeout and of `pg_cancel_backend` alike; the server's words differ, but are translated."""
+_COUNTED = ("INSERT", "UPDATE", "DELETE", "MERGE", "COPY")
+_ENDS_TRANSACTION = ("COMMIT", "ROLLBACK", "PREPARE TRANSACTION")
+
+_ROWS = (pq.ExecStatus.TUPLES_OK, pq.ExecStatus.SINGLE_TUPLE, pq.ExecStatus.TUPLES_CHUNK)
+_COPIES = (pq.ExecStatus.COPY_IN, pq.ExecStatus.COPY_OUT, pq.ExecStatus.COPY_BOTH)
+
+
+class PostgresqlDriver:
+    dialect = Dialect.POSTGRESQL
+
+    def __init__(self, url: str) -> None:
+        try:
+            given: dict[str, Any] = conninfo.conninfo_to_dict(url)
+        except psycopg.Error:  # its text may quote a part of the password
+            raise malformed() from None
+        if not given.get("dbname"):
+            raise no_database()
+        if "," in str(given.get("port", "")) or "," in str(given.get("host", "")):
+            raise Misconfigured("the database URL names several hosts; name one")
+        self._password = given.get("password")
+        self._parameters: dict[str, Any] = {
+            "application_name": "dbward",
+            "keepalives_idle": 30,
+            "keepalives_interval": 10,
+            "keepalives_count": 3,
+            **given,
+            "connect_timeout": max(2, round(connect_timeout(given))),
+            "client_encoding": "UTF8",
+        }
+        self._types = PgTypes()
+
+    def ping(self) -> None:
+        with self.open() as session:
+            session.ping()
+
+    def open(self) -> PostgresqlSession:
+        try:
+            connection = psycopg.connect(autocommit=True, **self._parameters)
+        except psycopg.Error as error:
+            message = scrubbed(str(error).strip(), self._password)
+            if _REFUSED.search(message):
+                raise CredentialsRefused(message) from None
+            raise Unreachable(message) from None
+        return PostgresqlSession(connection, self._types)
+
+    def close(self) -> None:
+        """Nothing is kept open between sessions."""
+
+
+class PostgresqlSession:
+    def __init__(self, connection: psycopg.Connection[Any], types: PgTypes) -> None:
+        self._link = _Link(connection, types)
+        self._stopper = Stopper(interrupt=self._link.interrupt, abandon=self._link.abandon)
+
+    def ping(self) -> None:
+        try:
+            self._link.ask("SELECT 1")
+        except (LinkLost, StatementFailed) as error:
+            raise Unreachable(str(error)) from None
+
+    def run(self, statements: Sequence[str], *, read_only: bool, limits: Limits, sink: RowSink) -> Outcome:
+        return run(self._link, self._stopper, statements, read_only=read_only, limits=limits, sink=sink)
+
+    def cancel(self) -> None:
+        self._stopper.cancel()
+
+    def close(self) -> None:
+        self._link.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+class _Link:
+    def __init__(self, connection: psycopg.Connection[Any], types: PgTypes) -> None:
+        self.notices: list[str] = []
+        self.kept: str | None = None
+        self._connection = connection
+        self._pg = connection.pgconn
+        self._types = types
+        self._timeout = 0.0
+        self._began = 0.0
+        self._poll = select.poll()
+        self._poll.register(self._pg.socket, select.POLLIN)
+        self._line = socket.socket(fileno=os.dup(self._pg.socket))
+
+    def begin(self, *, read_only: bool, limits: Limits) -> None:
+        """One message: the settings last as long as the transaction, and `SELECT 1` takes its snapshot, after which
+        the server refuses to make it read-write again."""
+        self._timeout = limits.statement_timeout.total_seconds()
+        timeout_ms = round(self._timeout * 1000)
+        lock_ms = round(min(self._timeout or LOCK_WAIT, LOCK_WAIT) * 1000)
+        self.ask(
+            f"BEGIN {'READ ONLY' if read_only else 'READ WRITE'};"
+            f"SET LOCAL statement_timeout = {timeout_ms};"
+            f"SET LOCAL lock_timeout = {lock_ms};"
+            f"SET LOCAL idle_in_transaction_session_timeout = {IDLE_IN_TRANSACTION_MS};"
+            "SET LOCAL standard_conforming_strings = on;"
+            "SET LOCAL DateStyle = 'ISO';"
+            "SET LOCAL IntervalStyle = 'postgres';"
+            "SET LOCAL TimeZone = 'UTC';"
+            "SET LOCAL extra_float_digits = 1;"
+            "SET LOCAL bytea_output = 'hex';"
+            "SELECT 1"
+        )
+
+    def execute(self, sql: str, results: Results, *, last: bool, read_only: bool) -> int:
+        self._began = monotonic()
+        text = sql.encode()
+        fields = self._describe(text)
+        writer = None
+        if fields:
+            readers = self._types.resolve([(oid, mod) for _, oid, mod in fields], self.ask)
+            self._prepare(text)  # asking took the place of the unnamed statement
+            columns = named_columns([(name, kind) for (name, _, _), (kind, _) in zip(fields, readers, strict=True)])
+            writer = results.open(columns, last=last)
+        affected = 0
+        self._send(lambda: self._pg.send_query_prepared(b"", [], result_format=pq.Format.TEXT))
+        self._stream()
+        for result in self._results():
+            if result.status in _ROWS and writer is not None:
+                _write(result, [reader for _, reader in readers], writer)
+                if writer.full and last and read_only:
+                    self._cut()
+                    return affected
+            if result.command_status:  # on the last result with rows, or on an empty one after it
+                affected += self._finished(result)
+        return affected
+
+    def commits_by_itself(self, sql: str) -> bool:  # noqa: ARG002  nothing does inside a transaction block
+        return False
+
+    def commit(self) -> None:
+        tag = b""
+        self._send(lambda: self._pg.send_query(b"COMMIT"))
+        for result in self._results():
+            tag = result.command_status or b""
+        if tag != b"COMMIT":  # the server's way to say that the transaction had failed before
+            raise StatementFailed(StatementError(StatementFailed.code, "the transaction was rolled back at the commit"))
+
+    def undo(self) -> None:
+        if self._pg.status != pq.ConnStatus.OK:
+            return
+        if self._pg.transaction_status == pq.TransactionStatus.ACTIVE:
+            self._cut()
+            return
+        try:
+            self.ask("ROLLBACK")
+        except (LinkLost, StatementFailed):
+            self.close()  # closing rolls back as well
+
+    def close(self) -> None:
+        self._connection.close()
+        self._line.close()
+
+    def interrupt(self) -> None:
+        self._connection.cancel_safe(timeout=CANCEL_TIMEOUT)
+
+    def abandon(self) -> None:
+        """Cuts the line, which wakes the thread that waits on it."""
+        try:
+            self._line.shutdown(socket.SHUT_RDWR)
+        except OSError:
+            return
+
+    def ask(self, sql: str) -> list[list[bytes | None]]:
+        """Runs our own SQL and returns the rows of its last result."""
+        rows: list[list[bytes | None]] = []
+        self._send(lambda: self._pg.send_query(sql.encode()))
+        for result in self._results():
+            rows = [
+                [result.get_value(row, column) for column in range(result.nfields)] for row in range(result.ntuples)
+            ]
+        return rows
+
+    def _describe(self, sql: bytes) -> list[tuple[str, int, int]]:
+        """Name, type OID and type modifier of each column; empty for a statement without rows."""
+        self._prepare(sql)
+        fields: list[tuple[str, int, int]] = []
+        self._send(lambda: self._pg.send_describe_prepared(b""))
+        for result in self._results():
+            fields = [
+                ((result.fname(i) or b"").decode(errors="backslashreplace"), result.ftype(i), result.fmod(i))
+                for i in range(result.nfields)
+            ]
+        return fields
+
+    def _prepare(self, sql: bytes) -> None:
+        self._send(lambda: self._pg.send_prepare(b"", sql))
+        for _ in self._results():
+            pass
+
+    def _finished(self, result: pq.abc.PGresult) -> int:
+        tag = (result.command_status or b"").decode(errors="replace")
+        if tag.startswith(_ENDS_TRANSACTION):
+            if not tag.startswith("ROLLBACK"):
+                self.kept = "A statement of the list committed what came before it."
+            raise StatementFailed(
+                StatementError("transaction.ended", f"{tag} inside a list: dbward begins and ends the transaction")
+            )
+        return (result.command_tuples or 0) if tag.startswith(_COUNTED) else 0
+
+    def _send(self, send: Any) -> None:
+        try:
+            send()
+            while self._pg.flush():
+                self._wait(select.POLLIN | select.POLLOUT)
+                self._pg.consume_input()  # the server may need us to read before it reads on
+        except psycopg.Error as error:
+            raise LinkLost(_short(error)) from None
+
+    def _stream(self) -> None:
+        if pq.version() >= 170000:
+            self._pg.set_chunked_rows_mode(CHUNK_ROWS)
+        else:
+            self._pg.set_single_row_mode()
+
+    def _results(self) -> Iterator[pq.abc.PGresult]:
+        """Each result as it arrives. An error is raised after the server has said all, so the connection is usable."""
+        failed: pq.abc.PGresult | None = None
+        while (result := self._next()) is not None:
+            if result.status in _COPIES:
+                self._cut()
+                raise StatementFailed(
+                    StatementError("copy.unsupported", "COPY to or from the client cannot be run through dbward")
+                )
+            if result.status == pq.ExecStatus.FATAL_ERROR:
+                failed = failed or result
+            elif failed is None:
+                yield result
+        if failed is not None:
+            raise self._failure(failed)
+
+    def _next(self) -> pq.abc.PGresult | None:
+        try:
+            while self._pg.is_busy():
+                self._wait(select.POLLIN)
+                self._pg.consume_input()
+            return self._pg.get_result()
+        except psycopg.Error as error:
+            raise LinkLost(_short(error)) from None
+
+    def _wait(self, events: int) -> None:
+        self._poll.modify(self._pg.socket, events)
+        self._poll.poll()
+
+    def _cut(self) -> None:
+        """Ends a statement under way together with its connection, which rolls back."""
+        try:
+            self.interrupt()
+        except psycopg.Error:
+            pass
+        finally:
+            self.close()
+
+    def _failure(self, result: pq.abc.PGresult) -> Exception:
+        def field(which: pq.DiagnosticField) -> str | None:
+            raw = result.error_field(which)
+            return None if raw is None else raw.decode(errors="replace")
+
+        sqlstate = field(pq.DiagnosticField.SQLSTATE)
+        message = field(pq.DiagnosticField.MESSAGE_PRIMARY) or _short(result.error_message.decode(errors="replace"))
+        lost = self._pg.status != pq.ConnStatus.OK
+        if lost or field(pq.DiagnosticField.SEVERITY_NONLOCALIZED) in ("FATAL", "PANIC"):
+            return LinkLost(message)
+        if sqlstate == _QUERY_CANCELED and self._timeout and monotonic() - self._began >= self._timeout:
+            return StatementFailed(timed_out(sqlstate))
+        position = field(pq.DiagnosticField.STATEMENT_POSITION)
+        return StatementFailed(
+            StatementError(
+                StatementFailed.code,
+                message,
+                sqlstate=sqlstate,
+                detail=field(pq.DiagnosticField.MESSAGE_DETAIL),
+                hint=field(pq.DiagnosticField.MESSAGE_HINT),
+                position=int(position) if position else None,
+            )
+        )
+
+
+def _write(result: pq.abc.PGresult, readers: Sequence[Any], writer: RowWriter) -> None:
+    get = result.get_value
+    for row in range(result.ntuples):
+        if writer.full:
+            return
+        writer.add([None if (raw := get(row, column)) is None else read(raw) for column, read in enumerate(readers)])
+
+
+def _short(error: object) -> str:
+    return " ".join(str(error).split())
