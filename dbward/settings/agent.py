@@ -62,9 +62,9 @@ class AgentSettings:
     startup_max_wait: timedelta | None = timedelta(seconds=60)
     alive_file: Path = ALIVE_FILE
     ready_file: Path = READY_FILE
-    logging: LogSettings = LogSettings()
+    logging: LogSettings = field(default_factory=LogSettings)
     schema_sync: SchemaSync = SchemaSync()
-    warnings: tuple[str, ...] = field(default=())
+    warnings: tuple[str, ...] = ()
 
 
 def load_agent(path: Path | str, env: Mapping[str, str] | None = None) -> AgentSettings:
@@ -83,6 +83,7 @@ def load_agent(path: Path | str, env: Mapping[str, str] | None = None) -> AgentS
     if root.has("poll_interval_ms"):
         warnings.append("poll_interval_ms has no effect: jobs are handed over as they come")
     root.integer("poll_interval_ms", 1000, least=1)
+    probe_dir = base / Path(root.text("probe_dir", str(ALIVE_FILE.parent))).expanduser()
     settings = AgentSettings(
         agent_id=_read_id(root),
         server_url=url,
@@ -97,8 +98,8 @@ def load_agent(path: Path | str, env: Mapping[str, str] | None = None) -> AgentS
         startup_retry_initial=first,
         startup_retry_max=last,
         startup_max_wait=root.secs("startup_max_wait_secs", timedelta(seconds=60)) or None,
-        alive_file=base / Path(root.text("alive_file", str(ALIVE_FILE))).expanduser(),
-        ready_file=base / Path(root.text("ready_file", str(READY_FILE))).expanduser(),
+        alive_file=probe_dir / Path(root.text("alive_file", ALIVE_FILE.name)).expanduser(),
+        ready_file=probe_dir / Path(root.text("ready_file", READY_FILE.name)).expanduser(),
         logging=read_logging(root.table("logging"), env),
         schema_sync=_read_schema_sync(root.table("schema_sync")),
         warnings=tuple(warnings),
@@ -141,18 +142,18 @@ def _read_id(root: Table) -> str:
 def _read_databases(root: Table, base: Path) -> dict[Target, Secret]:
     found: dict[Target, Secret] = {}
     databases = root.table("databases")
-    for name in databases.keys():
+    for name in databases.names():
         table_name(databases, name, name, wildcard=False, what="database")
         environments = databases.table(name)
-        for environment in environments.keys():
-            table_name(environments, environment, environment, wildcard=False, what="environment")
-            entry = environments.table(environment)
+        for env_name in environments.names():
+            table_name(environments, env_name, env_name, wildcard=False, what="environment")
+            entry = environments.table(env_name)
             url = entry.required("url")
             if url:
-                found[Target(name, environment)] = Secret(_database_url(entry, url, base))
-        if environments.present and not environments.keys():
+                found[Target(name, env_name)] = Secret(_database_url(entry, url, base))
+        if environments.present and not environments.names():
             environments.wrong("", f"names no environment: write [{environments.at('production')}]")
-    if not databases.keys():
+    if not databases.names():
         root.wrong("databases", "is required: at least one [databases.<name>.<environment>] with a url")
     return found
 

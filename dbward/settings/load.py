@@ -13,10 +13,12 @@ import tomllib
 from collections.abc import Iterable, Mapping
 from datetime import timedelta
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 from dbward.errors import Misconfigured
 from dbward.settings.secret import Secret
+
+L = TypeVar("L", bound=str)
 
 MOST_SECS: Final = 100 * 366 * 86400
 """A century: beyond it a duration is a typing mistake, and dates overflow."""
@@ -87,7 +89,7 @@ class Table:
     def has(self, key: str) -> bool:
         return key in self._values
 
-    def keys(self) -> list[str]:
+    def names(self) -> list[str]:
         """All keys that are there, for tables whose keys are names."""
         return list(self._values)
 
@@ -129,15 +131,16 @@ class Table:
     def required_secret(self, key: str) -> Secret:
         return Secret(self.required(key))
 
-    def choice(self, key: str, default: str, choices: Iterable[str]) -> str:
+    def choice(self, key: str, default: L, choices: Iterable[L]) -> L:
         value = self._text(key)
         if value is None:
             return default
         allowed = list(choices)
-        if value not in allowed:
-            self.wrong(key, f"{value!a} is not one of {', '.join(allowed)}")
-            return default
-        return value
+        for choice in allowed:
+            if value == choice:
+                return choice
+        self.wrong(key, f"{value!a} is not one of {', '.join(allowed)}")
+        return default
 
     def texts(self, key: str) -> tuple[str, ...]:
         """A list of texts; absent means empty."""
@@ -277,9 +280,8 @@ def _read(path: Path, problems: Problems) -> bytes:
     try:
         return path.read_bytes()
     except OSError as e:
-        problems.add(
-            "", "there is no such file" if isinstance(e, FileNotFoundError) else f"cannot be read: {e.strerror}"
-        )
+        missing = isinstance(e, FileNotFoundError)
+        problems.add("", "there is no such file" if missing else f"cannot be read: {e.strerror}")
         problems.finish()
         raise
 

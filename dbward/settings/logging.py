@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Literal, cast
+from typing import Literal, TypeVar
 
 from dbward.settings.load import Table
+
+L = TypeVar("L", bound=str)
 
 LEVELS = ("trace", "debug", "info", "warning", "warn", "error")
 _SAME = {"trace": "debug", "warn": "warning"}
@@ -21,15 +23,17 @@ class LogSettings:
 def read_logging(table: Table, env: Mapping[str, str]) -> LogSettings:
     """`level` and `format`; DBWARD_LOG_LEVEL and DBWARD_LOG_FORMAT win over the file."""
     level = table.choice("level", "info", LEVELS)
-    form = table.choice("format", "text", ("text", "json"))
+    form: Literal["text", "json"] = table.choice("format", "text", ("text", "json"))
     level = _from_env(table, env, "DBWARD_LOG_LEVEL", level, LEVELS)
     form = _from_env(table, env, "DBWARD_LOG_FORMAT", form, ("text", "json"))
-    return LogSettings(_SAME.get(level, level), cast(Literal["text", "json"], form))
+    return LogSettings(_SAME.get(level, level), form)
 
 
-def _from_env(table: Table, env: Mapping[str, str], name: str, value: str, choices: tuple[str, ...]) -> str:
+def _from_env(table: Table, env: Mapping[str, str], name: str, value: L, choices: tuple[L, ...]) -> L:
     given = env.get(name, "").strip().lower()
-    if given and given not in choices:
+    for choice in choices:
+        if given == choice:
+            return choice
+    if given:
         table.wrong("", f"environment variable {name} is not one of {', '.join(choices)}")
-        return value
-    return given or value
+    return value

@@ -19,7 +19,7 @@ AGENT_ROLE = "agent-default"
 
 @dataclass(frozen=True, slots=True)
 class ConfiguredUser:
-    """A person of `[[auth.users]]`. `token` comes from an environment variable or a secret store, never made up here."""
+    """A person of `[[auth.users]]`. `token` comes from the environment or a secret store."""
 
     id: str
     roles: tuple[str, ...] = ()

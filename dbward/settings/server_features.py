@@ -34,6 +34,7 @@ REVIEW_RULES: Final[Mapping[str, str]] = {
 }
 """The rules of the SQL review, and what each does when nothing is configured."""
 
+_LATER = ("webhooks", "notification_policies", "sql_review", "slack", "mcp", "preflight")
 _WEBHOOK_ID = re.compile(r"[a-z0-9]([a-z0-9-]*[a-z0-9])?")
 
 
@@ -120,9 +121,7 @@ def read_features(root: Table, warnings: list[str]) -> Features:
     channel.secs("slot_ttl_secs", timedelta(seconds=600), least=1)
     if channel.present:
         warnings.append("[result_channel] has no effect: results are streamed from the result store")
-    for name in ("webhooks", "notification_policies", "sql_review", "slack", "mcp", "preflight"):
-        if root.has(name):
-            warnings.append(f"[{name}] is checked but not in effect in this version")
+    warnings.extend(f"[{name}] is checked but not in effect in this version" for name in _LATER if root.has(name))
     return features
 
 
@@ -188,17 +187,18 @@ def _read_reviews(root: Table) -> tuple[SqlReview, ...]:
 
 def _read_slack(table: Table) -> Slack | None:
     onboarding = table.table("onboarding")
-    extra = {
-        "onboarding": onboarding.flag("enabled", default=False),
-        "assignable_roles": onboarding.texts("assignable_roles"),
-        "assignable_groups": onboarding.texts("assignable_groups"),
-        "restricted_roles": onboarding.texts("restricted_roles"),
-        "request_ttl": timedelta(hours=onboarding.integer("request_ttl_hours", 72, least=1, most=24 * 366)),
-    }
-    channel = table.text("channel", "#db-approvals")
     if not table.present:
         return None
-    return Slack(table.required_secret("bot_token"), table.required_secret("signing_secret"), channel, **extra)
+    return Slack(
+        bot_token=table.required_secret("bot_token"),
+        signing_secret=table.required_secret("signing_secret"),
+        channel=table.text("channel", "#db-approvals"),
+        onboarding=onboarding.flag("enabled", default=False),
+        assignable_roles=onboarding.texts("assignable_roles"),
+        assignable_groups=onboarding.texts("assignable_groups"),
+        restricted_roles=onboarding.texts("restricted_roles"),
+        request_ttl=timedelta(hours=onboarding.integer("request_ttl_hours", 72, least=1, most=24 * 366)),
+    )
 
 
 def _read_mcp(table: Table) -> Mcp:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
-from typing import Literal, Protocol, TypeVar, cast
+from typing import Literal, Protocol, TypeVar
 
 from dbward.canonical import sha256_hex
 from dbward.domain.model import (
@@ -40,7 +40,7 @@ class _Scoped(Protocol):
 
 
 def read_policy(root: Table, warnings: list[str]) -> tuple[PolicySet, dict[Target, Dialect]]:
-    """Databases, workflows and policies; roles and groups are `server_access`'s, which also checks the names used here."""
+    """Databases, workflows and policies. `server_access` adds roles and groups, and checks the names used here."""
     targets, dialects = _read_databases(root)
     policy = PolicySet(
         targets=targets,
@@ -186,10 +186,10 @@ def _read_step(table: Table, warnings: list[str]) -> Step:
     elif not approvers:
         table.wrong("approvers", "names nobody")
     selectors = [approver.selector for approver in approvers]
-    for selector in dict.fromkeys(s for s in selectors if selectors.count(s) > 1):
-        warnings.append(f"{table.at('approvers')}: {selector} stands there twice")
-    mode = table.choice("mode", "all", ("all", "any"))
-    return Step(approvers=tuple(approvers), mode=cast(Literal["all", "any"], mode))
+    twice = dict.fromkeys(selector for selector in selectors if selectors.count(selector) > 1)
+    warnings.extend(f"{table.at('approvers')}: {selector} stands there twice" for selector in twice)
+    mode: Literal["all", "any"] = table.choice("mode", "all", ("all", "any"))
+    return Step(approvers=tuple(approvers), mode=mode)
 
 
 def _read_approver(table: Table) -> Approver | None:
@@ -287,7 +287,7 @@ def _read_result_policy(table: Table) -> ResultPolicy:
         database=database,
         environment=environment,
         retention=table.days("retention_days", usual.retention),
-        delivery_mode=cast(Literal["both", "stream"], table.choice("delivery_mode", "both", ("both", "stream"))),
+        delivery_mode=table.choice("delivery_mode", "both", ("both", "stream")),
         access=tuple(selector for selector in access if selector is not None),
     )
 
