@@ -79,7 +79,8 @@ backend = "local"
 
 AGENT_TOML = """\
 agent_id = "demo-agent"
-probe_dir = "probes"
+alive_file = "agent.alive"
+ready_file = "agent.ready"
 drain_timeout_secs = 5
 
 [server]
@@ -140,7 +141,7 @@ class Demo:
         self._signals = signals
         self.port = free_port()
         self.url = f"http://127.0.0.1:{self.port}"
-        self.tokens = {who: f"dbw_{secrets.token_hex(32)}" for who in ("alice", "bob", "carol")}
+        self.tokens = {who: f"dbw_{secrets.token_hex(16)}" for who in ("alice", "bob", "carol")}
         self._processes: list[tuple[str, subprocess.Popen[bytes]]] = []
         self._command_running: subprocess.Popen[bytes] | None = None
 
@@ -181,7 +182,6 @@ class Demo:
                 create_sample(self.home / f"{environment}.db")
         (self.home / "server.toml").write_text(SERVER_TOML)
         (self.home / "agent.toml").write_text(AGENT_TOML)
-        (self.home / "probes").mkdir()
         with Progress(f"server on {self.url}") as progress:
             listen = f"127.0.0.1:{self.port}"
             tokens = {f"{who.upper()}_TOKEN": token for who, token in self.tokens.items()}
@@ -195,7 +195,7 @@ class Demo:
                 "PRODUCTION_URL": f"sqlite:///{self.home / 'production.db'}",
             }
             self._spawn("agent", [*DBWARD, "agent", "--config", "agent.toml"], secret)
-            self._await("agent", (self.home / "probes" / "dbward-agent-ready").exists, progress)
+            self._await("agent", (self.home / "agent.ready").exists, progress)
 
     def _spawn(self, name: str, argv: Sequence[str], env: Mapping[str, str]) -> None:
         with (self.home / f"{name}.log").open("wb") as log, self._signals.held():

@@ -72,6 +72,32 @@ def test_every_documented_error_code_exists() -> None:
     assert len(documented) == len(set(documented))
 
 
+# --- settings ---------------------------------------------------------------------------------------------------------
+
+READERS = {
+    "choice", "days", "flag", "integer", "maybe", "maybe_integer", "maybe_secs", "required", "required_secret",
+    "secret", "secs", "table", "tables", "text", "texts",
+}  # fmt: skip
+
+
+def settings_keys() -> dict[str, str]:
+    """Every key that a settings module reads, with a place where it does."""
+    found: dict[str, str] = {}
+    for path in sorted((ROOT / "dbward/settings").glob("*.py")):
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute) and node.func.attr in READERS:
+                for argument in node.args[:1]:
+                    if isinstance(argument, ast.Constant) and isinstance(argument.value, str) and argument.value:
+                        found.setdefault(argument.value, f"{path.name}:{argument.lineno}")
+    return found
+
+
+def test_every_settings_key_is_documented() -> None:
+    quoted = " ".join(re.findall(r"`([^`]+)`", _page("docs/reference/configuration.md")))
+    words = set(re.findall(r"[A-Za-z0-9_]+", quoted))
+    assert {key: place for key, place in settings_keys().items() if key not in words} == {}
+
+
 # --- dependencies -----------------------------------------------------------------------------------------------------
 
 

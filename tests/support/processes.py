@@ -180,7 +180,15 @@ class Farm:
         return server
 
     def launch_server(self, name: str, config: Path, port: int, env: Mapping[str, str]) -> Process:
-        argv = [*self.programs.get(name, DBWARD), "server", "start", "--config", str(config), "--listen", f"127.0.0.1:{port}"]
+        argv = [
+            *self.programs.get(name, DBWARD),
+            "server",
+            "start",
+            "--config",
+            str(config),
+            "--listen",
+            f"127.0.0.1:{port}",
+        ]
         return self.spawn(name, argv, env=env)
 
     def agent(
@@ -203,7 +211,9 @@ class Farm:
         path = self.dir / f"{name}.toml"
         probes = self.dir / f"{name}-probes"
         probes.mkdir(exist_ok=True)
-        lines = [f"agent_id = {json.dumps(name)}", f"probe_dir = {json.dumps(str(probes))}", config]
+        ready_file = probes / "ready"
+        lines = [f"agent_id = {json.dumps(name)}", config]
+        lines += [f'alive_file = "{name}-probes/alive"', f'ready_file = "{name}-probes/ready"']
         lines += ["[server]", f"url = {json.dumps(url)}", 'agent_token = "${DBWARD_AGENT_TOKEN}"']
         for (database, environment), target in databases.items():
             lines += [f"[databases.{database}.{environment}]", f"url = {json.dumps(target)}"]
@@ -215,7 +225,7 @@ class Farm:
             env={"DBWARD_AGENT_TOKEN": token or "", **(env or {})},
         )
         if ready:
-            self.until((probes / "dbward-agent-ready").exists, f"{name} is ready", process)
+            self.until(ready_file.exists, f"{name} is ready", process)
         return process
 
     def until(
