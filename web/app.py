@@ -29,7 +29,7 @@ def create_app(rt: Runtime) -> Flask:
     """One application per runtime."""
     app = Flask("dbward", static_folder=None)
     app.json = ApiJson(app)
-    app.config["MAX_CONTENT_LENGTH"] = rt.settings.http.max_body_bytes
+    app.config["MAX_CONTENT_LENGTH"] = body_limit(rt)
     app.config["PROVIDE_AUTOMATIC_OPTIONS"] = False
     # A path is spelled one way; a redirect would lose the body of a POST and tell strangers what exists.
     app.url_map.strict_slashes = True
@@ -43,6 +43,11 @@ def create_app(rt: Runtime) -> Flask:
     for bp in BLUEPRINTS:
         app.register_blueprint(bp)
     return app
+
+
+def body_limit(rt: Runtime) -> int:
+    """Bytes a JSON body may have: never less than the longest allowed statement needs, whose escapes may double it."""
+    return max(rt.settings.http.max_body_bytes, 2 * rt.settings.max_detail_bytes + 64 * 1024)
 
 
 def _stamp(response: Response) -> Response:

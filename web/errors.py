@@ -81,8 +81,7 @@ def envelope(
     body: dict[str, Any] = {"error": error, "code": code, "hint": hint}
     if detail is not None:
         body["detail"] = detail
-    response = current_app.json.response(body)
-    response.status_code = status
+    response = Response(current_app.json.dumps(body) + "\n", status, mimetype="application/json")
     if status == 401:
         response.headers["WWW-Authenticate"] = "Bearer"
     if status in {429, 503}:

@@ -39,10 +39,10 @@ def place() -> Iterator[None]:
         places.release()
 
 
-def wait_for(rt: Runtime, *channels: str, check: Callable[[], T | None], seconds: float) -> T | None:
-    """What `check` finds, as soon as it finds something.
+def wait_for(rt: Runtime, *channels: str, check: Callable[[], T], seconds: float) -> T:
+    """What `check` finds, as soon as that is not None.
 
-    None after `seconds`, when the client hangs up, or when the server stops. `check` runs at once and after each
+    Its None after `seconds`, when the client hangs up, or when the server stops. `check` runs at once and after each
     wake-up of one of `channels`; it must be cheap, and must not keep a connection.
     """
     deadline = monotonic() + seconds

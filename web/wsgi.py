@@ -40,7 +40,6 @@ SPARE_CONNECTIONS = 1000
 KEEP_ALIVE_SECS = 75
 """Longer than any poll's wait, so that an agent's connection lives from one poll to the next."""
 HEARTBEAT_SECS = 120
-GRACE_SECS = 30
 CLOSE_SECS = 1.0
 """How long a closed connection waits for its peer to have read everything."""
 LINGER_SECS = 0.5
@@ -59,7 +58,10 @@ def serve(settings: ServerSettings, *, listen: tuple[str, int], force_bootstrap:
     """Run the server until it is told to stop; its exit status. Raises `DbwardError` when it cannot start."""
     listener = bind(*listen)
     with StateLock(settings.state_dir, settings.state.lock_wait):
-        made = bootstrap.prepare(settings, force_bootstrap=force_bootstrap)
+        try:
+            made = bootstrap.prepare(settings, force_bootstrap=force_bootstrap)
+        except OSError as e:
+            raise Misconfigured(f"the state cannot be prepared: {e}", code="state_dir_unusable") from e
         if made:
             where = settings.state_dir
             sys.stderr.write(
@@ -120,7 +122,7 @@ class Server(BaseApplication):  # type: ignore[misc]  # gunicorn carries no type
             "worker_connections": polls + SPARE_CONNECTIONS,
             "keepalive": KEEP_ALIVE_SECS,
             "timeout": HEARTBEAT_SECS,
-            "graceful_timeout": GRACE_SECS,
+            "graceful_timeout": max(1, int(self.settings.http.graceful_timeout.total_seconds())),
             "worker_tmp_dir": shared_memory if os.access(shared_memory, os.W_OK) else None,
             "logger_class": Log,
             "loglevel": "warning",

@@ -16,6 +16,8 @@ bp.before_request(guard.require_user)
 
 STREAM_WAIT_SECS = 300
 
+Settled = results.Ready | results.Ended
+
 
 class Content(Body):
     """Query of `GET /api/requests/{id}/result/content`; without an id the latest finished execution is meant."""
@@ -35,25 +37,18 @@ class Stored(Body):
 def stream(request_id: str) -> Response:
     """The result as soon as there is one; 204 when there is none after five minutes or the server stops."""
     rt = guard.runtime()
+    first = results.stream_state(rt, guard.principal(), request_id)
+    if not isinstance(first, results.Waiting):
+        return _settled(first)
 
-    def settled() -> results.Ready | results.Ended | None:
-        state = results.stream_state(rt, guard.principal(), request_id)
-        return None if isinstance(state, results.Waiting) else state
+    def look() -> Settled | None:
+        now = results.stream_state(rt, guard.principal(), request_id)
+        return None if isinstance(now, results.Waiting) else now
 
-    state = results.stream_state(rt, guard.principal(), request_id)
-    if isinstance(state, results.Waiting):
-        found = live.wait_for(rt, f"request:{state.request_id}", check=settled, seconds=STREAM_WAIT_SECS)
-        if found is None:
-            return Response(status=204)
-        state = found
-        guard.recheck()
-    match state:
-        case results.Ready():
-            return _content(state.request_id, state.execution_id, live=True)
-        case results.Ended():
-            return json.reply(state.envelope)
-        case _:
-            assert_never(state)
+    channel = f"request:{first.request_id}"
+    found = live.wait_for(rt, channel, check=look, seconds=STREAM_WAIT_SECS)
+    guard.recheck()
+    return Response(status=204) if found is None else _settled(found)
 
 
 @bp.get("/requests/<request_id>/result/content")
@@ -72,6 +67,17 @@ def list_() -> Response:
     return json.reply(results.list_results(guard.runtime(), guard.principal(), json.query(Stored).limit))
 
 
-def _content(request_id: str, execution_id: str | None, *, live: bool = False) -> Response:
-    chunks = results.open_envelope(guard.runtime(), guard.principal(), request_id, execution_id, live=live)
+def _settled(state: Settled) -> Response:
+    match state:
+        case results.Ready():
+            # Also what must not be stored: whoever asks here is the one it is delivered to.
+            return _content(state.request_id, state.execution_id, live_too=True)
+        case results.Ended():
+            return json.reply(state.envelope)
+        case _:
+            assert_never(state)
+
+
+def _content(request_id: str, execution_id: str | None, *, live_too: bool = False) -> Response:
+    chunks = results.open_envelope(guard.runtime(), guard.principal(), request_id, execution_id, live=live_too)
     return Response(chunks, mimetype="application/json")
