@@ -12,7 +12,7 @@ import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
-from typing import Any, Final, Literal, TextIO
+from typing import Any, Final, Literal, Protocol, TextIO
 
 _context: ContextVar[Mapping[str, str]] = ContextVar("dbward_log_context", default={})  # noqa: B039 - never mutated
 
@@ -36,16 +36,25 @@ def bound(**ids: str) -> Iterator[None]:
         _context.reset(token)
 
 
-def setup(level: str, form: Literal["text", "json"], stream: TextIO | None = None) -> None:
+class Wanted(Protocol):
+    """The `[logging]` section, whose type lies in a higher layer."""
+
+    @property
+    def level(self) -> str: ...
+    @property
+    def format(self) -> Literal["text", "json"]: ...
+
+
+def configure(wanted: Wanted, stream: TextIO | None = None) -> None:
     """Send the logs of this process to `stream` (stderr). Replaces whatever was set up before."""
     handler = logging.StreamHandler(stream or sys.stderr)
-    handler.setFormatter(JsonLines() if form == "json" else TextLines())
+    handler.setFormatter(JsonLines() if wanted.format == "json" else TextLines())
     handler.addFilter(_attach)
     root = logging.getLogger()
     for old in root.handlers[:]:
         root.removeHandler(old)
     root.addHandler(handler)
-    root.setLevel(logging.getLevelNamesMapping()[level.upper()])
+    root.setLevel(logging.getLevelNamesMapping()[wanted.level.upper()])
     logging.captureWarnings(capture=True)
     for chatty in ("httpx2", "httpcore2", "alembic", "botocore", "urllib3"):
         logging.getLogger(chatty).setLevel(logging.WARNING)

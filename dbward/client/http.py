@@ -1,0 +1,209 @@
+"""The REST API for people's programs: one call at a time, errors as the branches of `dbward.errors`."""
+
+from __future__ import annotations
+
+import json
+import ssl
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any, Final, Self
+from urllib.parse import quote
+
+import httpx2
+
+from dbward.errors import (
+    Conflict,
+    DbwardError,
+    Gone,
+    Invalid,
+    Misconfigured,
+    Missing,
+    RateLimited,
+    Refused,
+    TooLarge,
+    Unauthorized,
+    Unavailable,
+)
+
+CONNECT_SECS: Final = 10.0
+ANSWER_SECS: Final = 30.0
+"""How long an answer may take beyond the time the call asked the server to wait."""
+STREAM_WAIT_SECS: Final = 300
+"""How long the server holds `result/stream` open."""
+
+VERSION_HEADER: Final = "x-dbward-version"
+NETWORK_ERROR: Final = "network_error"
+_SHOWN = 200
+
+_BY_STATUS: Final[Mapping[int, type[DbwardError]]] = {
+    400: Invalid,
+    401: Unauthorized,
+    403: Refused,
+    404: Missing,
+    409: Conflict,
+    410: Gone,
+    413: TooLarge,
+    422: Invalid,
+    429: RateLimited,
+}
+
+
+def part(text: str) -> str:
+    """`text` as one segment of a path, whatever it holds."""
+    return quote(text, safe="")
+
+
+class ApiClient:
+    """A connection to one server with one token. Close it, or use it as a context manager.
+
+    `transport` replaces the network, so that the real application can be called without a socket.
+    `server_version` is what the last answer said.
+    """
+
+    def __init__(
+        self,
+        base_url: str,
+        token: str | None,
+        *,
+        version: str = "",
+        transport: httpx2.BaseTransport | None = None,
+    ) -> None:
+        headers = {"User-Agent": f"dbward/{version}", "Accept": "application/json"}
+        if token is not None:
+            headers["Authorization"] = f"Bearer {token}"
+        self._http = httpx2.Client(base_url=base_url, headers=headers, transport=transport)
+        self.server_version: str | None = None
+
+    def close(self) -> None:
+        self._http.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def get(self, path: str, params: Mapping[str, Any] | None = None, *, wait_secs: float = 0) -> Any:
+        """The decoded answer. Parameters that are None are left out. Raises a branch of `DbwardError`.
+
+        `wait_secs` is how long the server was asked to wait, in `params`.
+        """
+        return self._call("GET", path, params=params, answer_secs=ANSWER_SECS + wait_secs)
+
+    def post(
+        self, path: str, body: Mapping[str, Any] | None = None, *, answer_secs: float = ANSWER_SECS
+    ) -> dict[str, Any]:
+        """The decoded answer. Raises a branch of `DbwardError`; `Unavailable` when the answer was lost."""
+        answer = self._call("POST", path, body=body or {}, answer_secs=answer_secs)
+        if not isinstance(answer, dict):
+            raise _not_ours()
+        return answer
+
+    @contextmanager
+    def stream(
+        self, path: str, params: Mapping[str, Any] | None = None, *, answer_secs: float = ANSWER_SECS
+    ) -> Iterator[Iterator[bytes] | None]:
+        """The answer's bytes as they come, never all at once; None for 204. Raises as `get` does."""
+        timeout = httpx2.Timeout(answer_secs, connect=CONNECT_SECS)
+        try:
+            with self._http.stream("GET", path, params=_given(params), timeout=timeout) as response:
+                self._note(response)
+                if response.status_code == 204:
+                    yield None
+                    return
+                if response.status_code != 200:
+                    response.read()
+                    raise error_of(response)
+                yield response.iter_bytes()
+        except httpx2.TransportError as e:
+            raise unreachable(e) from e
+
+    def _call(
+        self,
+        method: str,
+        path: str,
+        *,
+        params: Mapping[str, Any] | None = None,
+        body: Mapping[str, Any] | None = None,
+        answer_secs: float,
+    ) -> Any:
+        try:
+            response = self._http.request(
+                method,
+                path,
+                params=_given(params),
+                json=body,
+                timeout=httpx2.Timeout(answer_secs, connect=CONNECT_SECS),
+            )
+        except httpx2.TransportError as e:
+            raise unreachable(e) from e
+        self._note(response)
+        if not response.is_success:
+            raise error_of(response)
+        try:
+            return json.loads(response.content)
+        except ValueError as e:
+            raise _not_ours() from e
+
+    def _note(self, response: httpx2.Response) -> None:
+        self.server_version = response.headers.get(VERSION_HEADER, self.server_version)
+
+
+def unreachable(error: httpx2.TransportError) -> DbwardError:
+    """An outage, or what no waiting will cure. The texts hold neither the URL nor the token.
+
+    `detail["sent"]` says whether the server may have read the call.
+    """
+    cause: BaseException | None = error
+    while cause is not None:
+        if isinstance(cause, ssl.SSLCertVerificationError):
+            return Misconfigured(
+                f"the server's certificate is not accepted: {cause.verify_message}",
+                code="server.certificate",
+                hint="install the certificate authority on this machine, or correct server.url",
+            )
+        cause = cause.__cause__ or cause.__context__
+    if isinstance(error, httpx2.UnsupportedProtocol | httpx2.LocalProtocolError):
+        return Misconfigured("server.url or the token cannot be used for HTTP", code="server.url")
+    sent = not isinstance(error, httpx2.ConnectError | httpx2.ConnectTimeout)
+    kind = "does not answer in time" if isinstance(error, httpx2.TimeoutException) else "cannot be reached"
+    if sent and not isinstance(error, httpx2.TimeoutException):
+        kind = "broke the connection"
+    return Unavailable(
+        f"the server {kind}", code=NETWORK_ERROR, hint="is it running, and is server.url right?", detail={"sent": sent}
+    )
+
+
+def error_of(response: httpx2.Response) -> DbwardError:
+    """The error an answer describes, in its envelope if it has one."""
+    status = response.status_code
+    cls = Unavailable if status >= 500 else _BY_STATUS.get(status, DbwardError)
+    try:
+        body = json.loads(response.content)
+    except ValueError:
+        body = None
+    if not isinstance(body, dict) or not isinstance(body.get("error"), str):
+        if 300 <= status < 400:
+            return _not_ours()
+        text = " ".join(response.text.split())[:_SHOWN]
+        return cls(f"the server answered HTTP {status}" + (f": {text}" if text else ""), code="server_error")
+    code, hint, detail = body.get("code"), body.get("hint"), body.get("detail")
+    return cls(
+        body["error"],
+        code=code if isinstance(code, str) else "server_error",
+        hint=hint if isinstance(hint, str) else None,
+        detail=detail if isinstance(detail, dict) else None,
+    )
+
+
+def _given(params: Mapping[str, Any] | None) -> dict[str, str]:
+    given = {key: value for key, value in (params or {}).items() if value is not None}
+    return {key: str(value).lower() if isinstance(value, bool) else str(value) for key, value in given.items()}
+
+
+def _not_ours() -> DbwardError:
+    return Unavailable(
+        "the answer is not one of a dbward server",
+        code="server_error",
+        hint="is server.url the address of a dbward server, and does a proxy answer in its place?",
+    )
