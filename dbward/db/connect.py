@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 from urllib.parse import quote
 
 import psycopg2
@@ -24,9 +24,7 @@ from sqlalchemy.pool import QueuePool
 
 from dbward.db.filesystem import filesystem_type, network_name
 from dbward.errors import Misconfigured, Unavailable
-
-if TYPE_CHECKING:
-    from dbward.settings.server import StateSettings
+from dbward.settings.server import StateSettings
 
 READERS: Final = 8  # connections kept open for reading; as many again under load
 _POOL_WAIT_SECS: Final = 10
@@ -206,7 +204,7 @@ def explain_open(error: DBAPIError, settings: StateSettings) -> Exception:
 
 
 def translate(error: BaseException) -> BaseException:
-    """What a caller sees: Unavailable when trying later may work, else the error itself: the statement or data is wrong."""
+    """What a caller sees: Unavailable when trying later may work, else the error itself: what was asked is wrong."""
     if isinstance(error, PoolTimeout):
         seen = Unavailable("every connection to the state database is busy")
     elif not isinstance(error, DBAPIError) or not _is_passing(error):
@@ -218,8 +216,11 @@ def translate(error: BaseException) -> BaseException:
 
 
 def _is_passing(error: DBAPIError) -> bool:
-    if isinstance(error.orig, sqlite3.Error):  # for SQLite a wrong statement is operational too
-        return isinstance(error, OperationalError) and _sqlite_code(error) != sqlite3.SQLITE_ERROR
+    if isinstance(
+        error.orig, sqlite3.Error
+    ):  # for SQLite a wrong statement, and a write by a reader, are operational too
+        wrong = (sqlite3.SQLITE_ERROR, sqlite3.SQLITE_READONLY)
+        return isinstance(error, OperationalError) and _sqlite_code(error) not in wrong
     return error.connection_invalidated or isinstance(error, OperationalError | InterfaceError)
 
 

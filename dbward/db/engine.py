@@ -17,7 +17,7 @@ from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final, Generic, Literal, NoReturn, TypeVar, cast
+from typing import Any, Final, Generic, Literal, NoReturn, TypeVar, cast
 
 from psycopg2 import extensions as pg
 from sqlalchemy import Connection, Engine, RootTransaction, text
@@ -28,9 +28,7 @@ from dbward.db import connect
 from dbward.db.filesystem import filesystem_type
 from dbward.db.listen import CHANNEL, Listener, encode
 from dbward.errors import Unavailable
-
-if TYPE_CHECKING:
-    from dbward.settings.server import StateSettings
+from dbward.settings.server import StateSettings
 
 T = TypeVar("T")
 log = logging.getLogger(__name__)
@@ -290,7 +288,7 @@ class Store:
             self._commit(transaction)
         except BaseException as error:
             with suppress(SQLAlchemyError):  # the connection may be gone, and the transaction with it
-                transaction.rollback()
+                conn.rollback()
             if connect.is_fatal(error):
                 raise _Fatal(str(error)) from error
             raise

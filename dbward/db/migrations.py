@@ -9,7 +9,7 @@ import sqlite3
 from collections.abc import Callable
 from contextlib import closing, suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 from alembic import command
 from alembic.config import Config
@@ -22,11 +22,9 @@ from dbward.db import connect
 from dbward.db.filesystem import filesystem_type
 from dbward.db.tables import metadata
 from dbward.errors import Misconfigured
+from dbward.settings.server import StateSettings
 
-if TYPE_CHECKING:
-    from dbward.settings.server import StateSettings
-
-_SCHEMA: Final = Path(__file__).with_name("schema")
+SCHEMA: Final = Path(__file__).with_name("schema")
 _LOCK: Final = (  # replicas that start together migrate one after the other, however long the first one takes
     "SET LOCAL lock_timeout = '10min'",
     "SET LOCAL idle_in_transaction_session_timeout = 0",
@@ -34,8 +32,10 @@ _LOCK: Final = (  # replicas that start together migrate one after the other, ho
 )
 
 
-def migrate(settings: StateSettings, *, f_type: Callable[[Path], int] = filesystem_type) -> str | None:
-    """Upgrade the state database to this version's revision; returns the revision it came from, None when it was empty.
+def migrate(
+    settings: StateSettings, *, scripts: Path = SCHEMA, f_type: Callable[[Path], int] = filesystem_type
+) -> str | None:
+    """Upgrade the state database to the last revision in `scripts`; returns the one it came from, None when it was empty.
 
     A SQLite file that is about to change is first copied to `<name>.before-<revision>` beside it. Raises
     `Misconfigured` when the database was written by a newer dbward (`state_newer`), holds tables of something else
@@ -51,7 +51,7 @@ def migrate(settings: StateSettings, *, f_type: Callable[[Path], int] = filesyst
             if path is not None:  # tables are copied and dropped while they change; checked as a whole below
                 _raw(conn).execute("PRAGMA foreign_keys=OFF")
             with conn.begin():
-                return _upgrade(conn, path, exclusive=settings.exclusive)
+                return _upgrade(conn, settings, path, _config(scripts))
     except DBAPIError as error:
         if (seen := connect.translate(error)) is error:
             raise
@@ -60,24 +60,17 @@ def migrate(settings: StateSettings, *, f_type: Callable[[Path], int] = filesyst
         engine.dispose()
 
 
-def head() -> str:
-    """The revision that belongs to this version's tables."""
-    revision = _scripts().get_current_head()
-    assert revision is not None
-    return revision
-
-
-def _upgrade(conn: Connection, path: Path | None, *, exclusive: bool) -> str | None:
+def _upgrade(conn: Connection, settings: StateSettings, path: Path | None, config: Config) -> str | None:
     if path is None:
         for statement in _LOCK:
             conn.exec_driver_sql(statement)
-    revision = _check(conn)
-    target = head()
+    scripts = ScriptDirectory.from_config(config)
+    target = scripts.get_current_head()
+    revision = _check(conn, scripts)
     if revision == target:
         return revision
     if path is not None and revision is not None:
-        _copy_aside(path, path.with_name(f"{path.name}.before-{target}"), exclusive=exclusive)
-    config = _config()
+        _copy_aside(path, path.with_name(f"{path.name}.before-{target}"), exclusive=settings.exclusive)
     config.attributes["connection"] = conn
     command.upgrade(config, "head")
     if path is not None and (broken := conn.exec_driver_sql("PRAGMA foreign_key_check").first()) is not None:
@@ -85,10 +78,10 @@ def _upgrade(conn: Connection, path: Path | None, *, exclusive: bool) -> str | N
     return revision
 
 
-def _check(conn: Connection) -> str | None:
+def _check(conn: Connection, scripts: ScriptDirectory) -> str | None:
     """The revision of the database. Raises Misconfigured when it is not one we can start from."""
     revisions = MigrationContext.configure(conn).get_current_heads()
-    known = {script.revision for script in _scripts().walk_revisions()}
+    known = {script.revision for script in scripts.walk_revisions()}
     if unknown := [revision for revision in revisions if revision not in known]:
         raise Misconfigured(
             f"the state database is at revision {unknown[0]}, written by a newer version of dbward than this one",
@@ -133,6 +126,7 @@ def _copy_aside(path: Path, copy: Path, *, exclusive: bool) -> None:
     fd = os.open(draft, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
     try:
         with closing(connect.open_sqlite(path, exclusive=exclusive, write=False)) as source:
+            source.execute("PRAGMA query_only=OFF")  # it forbids writing to the copy as well
             source.execute("VACUUM INTO ?", (str(draft),))
         os.fsync(fd)
     finally:
@@ -151,12 +145,8 @@ def _raw(conn: Connection) -> sqlite3.Connection:
     return raw
 
 
-def _config() -> Config:
+def _config(scripts: Path) -> Config:
     config = Config()
-    config.set_main_option("script_location", str(_SCHEMA).replace("%", "%%"))
+    config.set_main_option("script_location", str(scripts).replace("%", "%%"))
     config.set_main_option("path_separator", "os")
     return config
-
-
-def _scripts() -> ScriptDirectory:
-    return ScriptDirectory.from_config(_config())
