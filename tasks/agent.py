@@ -6,7 +6,7 @@ import logging
 import os
 import queue
 import signal
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from threading import Thread, Timer
 from types import FrameType
 from typing import Any, Final
@@ -16,15 +16,14 @@ from celery.app import trace
 from celery.exceptions import Reject
 from celery.worker import WorkController
 from celery.worker import state as worker_state
-from dbward.broker.names import EXECUTE_TASK
-from dbward.settings.agent import AgentSettings
 
 from dbward import VERSION, ids
+from dbward.broker.names import EXECUTE_TASK
 from dbward.client.agent_api import AgentApi
 from dbward.client.wire import AgentWelcome
 from dbward.domain.model import Target
 from dbward.errors import DbwardError
-from dbward.settings.transport import check_transport
+from dbward.settings.agent import AgentSettings
 from tasks.app import make_app
 from tasks.control import restrict_panel
 from worker import startup
@@ -43,8 +42,10 @@ END_SECS: Final = 20.0
 """After the drain: how long the main loop has to end by itself, before the process ends without it."""
 
 
-class AgentWorker(WorkController):  # type: ignore[misc]  # celery's class is untyped
+class AgentWorker(WorkController):
     """Celery's worker, steered from outside: `worker.agent.Consumer`, whose calls all take effect in the main loop."""
+
+    consumer: Any  # set by Celery's start-up steps; its stubs do not know it
 
     def __init__(self, agent: Agent, app: Celery, *, node: str, queues: frozenset[str], concurrency: int) -> None:
         self._agent = agent
@@ -84,7 +85,7 @@ class AgentWorker(WorkController):  # type: ignore[misc]  # celery's class is un
         last_resort = Timer(END_SECS, _end_now, (status,))
         last_resort.daemon = True
         last_resort.start()
-        worker_state.should_stop = status
+        worker_state.should_stop = status  # type: ignore[assignment]  # the stubs know its first value only
 
     def stop(self, in_sighandler: bool = False, exitcode: int | None = None) -> None:  # noqa: FBT001, FBT002
         """However the main loop ended, running statements get their drain before the pool is taken down."""
@@ -103,7 +104,6 @@ class AgentWorker(WorkController):  # type: ignore[misc]  # celery's class is un
 
 def run_agent(settings: AgentSettings) -> int:
     """Run until told to stop. Exit status: 0 clean, 1 could not start or had to cancel statements, 77 token refused."""
-    logging.getLogger("httpx2").setLevel(logging.WARNING)  # it logs every request with its URL
     signals = _Signals()
     try:
         return _run(settings, signals)
@@ -118,10 +118,12 @@ def run_agent(settings: AgentSettings) -> int:
 
 
 def _run(settings: AgentSettings, signals: _Signals) -> int:
-    if check_transport(settings.server_url, settings.allow_insecure) == "insecure":
+    for warning in settings.warnings:
+        log.warning("%s", warning)
+    if settings.insecure:
         log.warning("the token goes over plain http to a host outside this network, as allow_insecure allows")
     session = ids.new_id()
-    token = settings.token.reveal()
+    token = settings.agent_token.reveal()
     api = AgentApi(settings.server_url, token, version=VERSION)
     agent = Agent(
         api,
@@ -136,7 +138,7 @@ def _run(settings: AgentSettings, signals: _Signals) -> int:
         patience=patience(
             first_secs=settings.startup_retry_initial.total_seconds(),
             last_secs=settings.startup_retry_max.total_seconds(),
-            max_secs=settings.startup_max_wait.total_seconds(),
+            max_secs=settings.startup_max_wait.total_seconds() if settings.startup_max_wait is not None else None,
         ),
     )
     signals.steer(agent)
@@ -157,7 +159,8 @@ def _worker(agent: Agent, app: Celery, welcome: AgentWelcome, concurrency: int) 
     @app.task(name=EXECUTE_TASK, bind=True)
     def execute(task: Task[..., None], request_id: str, execution_id: str) -> None:
         try:
-            agent.execute(request_id, execution_id, str(task.request.delivery_info["dbward_tag"]))
+            delivery: Mapping[str, Any] = task.request.delivery_info or {}
+            agent.execute(request_id, execution_id, str(delivery["dbward_tag"]))
         except PutBack as e:
             raise Reject(str(e), requeue=True) from e
 
@@ -167,7 +170,7 @@ def _worker(agent: Agent, app: Celery, welcome: AgentWelcome, concurrency: int) 
 
 
 def _drivers(settings: AgentSettings) -> dict[Target, Driver]:
-    return {database.target: open_driver(database.url.reveal()) for database in settings.databases}
+    return {target: open_driver(url.reveal()) for target, url in settings.databases.items()}
 
 
 def _end_now(status: int) -> None:
@@ -177,7 +180,7 @@ def _end_now(status: int) -> None:
 
 
 class _Signals:
-    """SIGTERM and SIGINT on a thread of their own: a handler may interrupt any lock, so it only passes the number on."""
+    """SIGTERM and SIGINT on a thread of their own: a handler may interrupt any lock, so it only passes them on."""
 
     def __init__(self) -> None:
         self._received: queue.SimpleQueue[int | None] = queue.SimpleQueue()

@@ -9,9 +9,8 @@ from datetime import UTC, datetime, timedelta
 from threading import Event, Lock, Thread
 from typing import Final, Protocol
 
-from dbward.broker.names import job_queue
-
 from dbward import VERSION
+from dbward.broker.names import job_queue
 from dbward.client.agent_api import AgentApi
 from dbward.client.wire import PROTOCOL, AgentReport, AgentWelcome
 from dbward.domain.model import Operation, Target
@@ -287,6 +286,6 @@ class Agent:
         )
 
 
-def patience(*, first_secs: float, last_secs: float, max_secs: float) -> startup.Patience:
+def patience(*, first_secs: float, last_secs: float, max_secs: float | None) -> startup.Patience:
     """The start's time budget, counted from now."""
     return startup.Patience(first_secs=first_secs, last_secs=last_secs, max_secs=max_secs, began=time.monotonic())

@@ -11,6 +11,7 @@ from __future__ import annotations
 import logging
 import secrets
 import time
+import traceback
 from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
@@ -23,6 +24,7 @@ from dbward.client.agent_api import AgentApi, patiently
 from dbward.client.wire import Claimed, ClaimRequest, CompleteRequest, ReleaseRequest, StartRequest, WireError
 from dbward.domain.model import StatementError
 from dbward.errors import Conflict, DbwardError, Missing, RateLimited, Unauthorized, Unavailable
+from dbward.logs import bound
 from worker.databases import Databases
 from worker.drivers.base import Outcome, Session
 from worker.drivers.errors import (
@@ -117,7 +119,14 @@ class Runner:
         job = Job(execution_id, request_id)
         self._jobs.add(job)
         try:
-            self._execute(job, tag)
+            with bound(request_id=request_id, execution_id=execution_id):
+                self._execute(job, tag)
+        except PutBack:
+            raise
+        except Exception as e:  # noqa: BLE001 - Celery would log its text, and acknowledge the message
+            # If the token was spent, the server refuses the next claim; if not, its delivery cap ends this.
+            _log_surprise("the execution failed in the agent", e)
+            raise PutBack("the agent failed") from None
         finally:
             self._jobs.remove(job)
 
@@ -127,7 +136,7 @@ class Runner:
             return
         checked = self._verify(job, claimed)
         if isinstance(checked, Rejected):
-            log.error("execution %s refused: %s (%s)", job.execution_id, checked.message, checked.code)
+            log.error("execution refused: %s (%s)", checked.message, checked.code)
             self._complete(job, claimed.claim_id, tag, _refused(checked))
             return
         job.operation = checked.operation
@@ -138,8 +147,8 @@ class Runner:
                 # Nothing was sent: another agent, or this one later, may try. The database is marked down by now.
                 self._release(job, checked, f"{checked.target}: {e}", RELEASE_DELAY_SECS)
                 return
-            except Exception as e:  # a driver's surprise would come again: fail, do not go round in circles
-                log.exception("execution %s: the driver failed to open %s", job.execution_id, checked.target)
+            except Exception as e:  # noqa: BLE001 - it would come again: fail, do not go round in circles
+                _log_surprise(f"the driver failed to open {checked.target}", e)
                 self._complete(job, checked.claim_id, tag, _failed(_surprise(e)))
                 return
             if job.halt.is_set():
@@ -147,17 +156,17 @@ class Runner:
                 return
             if self._start(job, checked):
                 ended = self._run(job, checked, session)
-                session.close()  # before the report: whoever hears that it is over finds the database free
+                stack.close()  # before the report: whoever hears that it is over finds the database free
                 self._complete(job, checked.claim_id, tag, ended)
 
     def _claim(self, job: Job, tag: str) -> Claimed | None:
         """The job, or None when the server does not want it run any more. Raises `PutBack`."""
         request = ClaimRequest(session=self._session, instance=self._instance, tag=tag)
         try:
-            return self._patiently(partial(self._api.claim, job.execution_id, request), job, "claim", stop=job.halt)
+            return self._patiently(partial(self._api.claim, job.execution_id, request), "claim", stop=job.halt)
         except (Conflict, Missing) as e:
             # Cancelled, finished, or delivered to somebody else meanwhile: the message is out of date.
-            log.info("execution %s dropped: %s", job.execution_id, e.message)
+            log.info("execution dropped: %s", e.message)
             return None
         except (Unavailable, RateLimited) as e:
             raise PutBack("the server was away while the agent stopped") from e
@@ -166,7 +175,7 @@ class Runner:
             raise PutBack("the token is not accepted any more") from e
         except DbwardError as e:
             # Not for this agent (403), or not understood: the server's delivery cap ends it if nobody can.
-            log.warning("execution %s: the claim is refused: %s", job.execution_id, e.message)
+            log.warning("the claim is refused: %s", e.message)
             raise PutBack(e.message) from e
 
     def _verify(self, job: Job, claimed: Claimed) -> Plan | Rejected:
@@ -188,24 +197,24 @@ class Runner:
     def _release(self, job: Job, checked: Plan, reason: str, delay_secs: int) -> None:
         request = ReleaseRequest(claim_id=checked.claim_id, reason=reason[:2000], delay_secs=delay_secs)
         try:
-            self._patiently(partial(self._api.release, job.execution_id, request), job, "release", stop=self._abandon)
+            self._patiently(partial(self._api.release, job.execution_id, request), "release", stop=self._abandon)
         except Unauthorized:
             self._on_unauthorized()
         except (Unavailable, RateLimited) as e:
             raise PutBack("the server was away while the agent stopped") from e
         except DbwardError as e:
-            log.warning("execution %s was not released: %s", job.execution_id, e.message)
+            log.warning("execution was not released: %s", e.message)
         else:
-            log.info("execution %s released: %s", job.execution_id, reason)
+            log.info("execution released: %s", reason)
 
     def _start(self, job: Job, checked: Plan) -> bool:
         """Spend the token; False means: do not run."""
         # The same nonce with every repeat: a lost answer is asked for again, and only a replay is refused.
         request = StartRequest(claim_id=checked.claim_id, nonce=secrets.token_hex(16))
         try:
-            self._patiently(partial(self._api.start, job.execution_id, request), job, "start", stop=job.halt)
+            self._patiently(partial(self._api.start, job.execution_id, request), "start", stop=job.halt)
         except (Conflict, Missing) as e:
-            log.info("execution %s not started: %s", job.execution_id, e.message)
+            log.info("execution not started: %s", e.message)
             if e.code == "token.expired":  # the server was away for too long; the job is still good
                 self._release(job, checked, e.message, 0)
             return False
@@ -216,7 +225,7 @@ class Runner:
             self._on_unauthorized()
             raise PutBack("the token is not accepted any more") from e
         except DbwardError as e:
-            log.warning("execution %s not started: %s", job.execution_id, e.message)
+            log.warning("execution not started: %s", e.message)
             self._release(job, checked, e.message, RELEASE_DELAY_SECS)
             return False
         return True
@@ -226,9 +235,7 @@ class Runner:
         lease = Lease(
             self._api, job.execution_id, checked.claim_id, on_stop=job.stop, on_unauthorized=self._on_unauthorized
         )
-        log.info(
-            "execution %s of request %s: %s on %s", job.execution_id, job.request_id, checked.operation, checked.target
-        )
+        log.info("running %s on %s", checked.operation, checked.target)
         began = time.monotonic()
         lease.open()
         job.runs_on(session)
@@ -240,7 +247,7 @@ class Runner:
         finally:
             lease.close()
         ended = replace(ended, duration_ms=int((time.monotonic() - began) * 1000))
-        log.info("execution %s: %s after %d ms", job.execution_id, ended.outcome, ended.duration_ms)
+        log.info("ended: %s after %d ms", ended.outcome, ended.duration_ms)
         return ended
 
     def _attempt(self, job: Job, checked: Plan, session: Session, upload: Upload) -> Outcome | Ended:
@@ -262,8 +269,8 @@ class Runner:
             # The link died with the commit on its way: no retry; a person who can look at the data decides.
             self._databases.mark_down(checked.target, e.message)
             return _unknown(e.error)
-        except Exception as e:  # whatever it is, the server must hear of it
-            log.exception("execution %s: the driver failed", job.execution_id)
+        except Exception as e:  # noqa: BLE001 - whatever it is, the server must hear of it
+            _log_surprise("the driver failed", e)
             return _failed(_surprise(e)) if checked.read_only else _unknown(_surprise(e))
 
     def _complete(self, job: Job, claim_id: str, tag: str, ended: Ended) -> None:
@@ -272,25 +279,23 @@ class Runner:
         while True:
             call = partial(self._api.complete, job.execution_id, _report(ended, claim_id, tag))
             try:
-                done = self._patiently(call, job, "report", stop=self._abandon, limit_secs=REPORT_PATIENCE_SECS)
+                done = self._patiently(call, "report", stop=self._abandon, limit_secs=REPORT_PATIENCE_SECS)
             except Unauthorized:
                 self._on_unauthorized()
-                log.warning("execution %s: its outcome (%s) could not be reported", job.execution_id, ended.outcome)
+                log.warning("outcome %s could not be reported", ended.outcome)
                 return
             except DbwardError as e:
                 if e.code == "result.incomplete" and not lost:
                     lost = True
                     ended = _after_loss(ended, (e.detail or {}).get("size"))
                     continue
-                log.warning("execution %s: outcome %s was not taken: %s", job.execution_id, ended.outcome, e.message)
+                log.warning("outcome %s was not taken: %s", ended.outcome, e.message)
                 return
-            log.info("execution %s reported; request %s is %s", job.execution_id, job.request_id, done.status)
+            log.info("reported; the request is %s", done.status)
             return
 
-    def _patiently(
-        self, call: Callable[[], T], job: Job, step: str, *, stop: Event, limit_secs: float | None = None
-    ) -> T:
-        return patiently(call, stop=stop, what=f"execution {job.execution_id}: {step}", limit_secs=limit_secs)
+    def _patiently(self, call: Callable[[], T], step: str, *, stop: Event, limit_secs: float | None = None) -> T:
+        return patiently(call, stop=stop, what=step, limit_secs=limit_secs)
 
 
 def _finished(answer: Outcome, checked: Plan, upload: Upload) -> Ended:
@@ -358,6 +363,11 @@ def _refused(why: Rejected) -> Ended:
 def _surprise(e: Exception) -> StatementError:
     """An error nobody foresaw. Its text may hold anything, so only its kind leaves this machine."""
     return StatementError("agent.internal", f"the agent failed ({type(e).__name__}); its log says more")
+
+
+def _log_surprise(what: str, e: Exception) -> None:
+    """Where it came from, and its kind; its text may hold SQL or data, which do not belong in a log."""
+    log.error("%s (%s), at:\n%s", what, type(e).__name__, "".join(traceback.format_tb(e.__traceback__)))
 
 
 def _report(ended: Ended, claim_id: str, tag: str) -> CompleteRequest:

@@ -29,16 +29,16 @@ class Stopped(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Patience:
-    """Back-off between attempts and the time all phases have together; `max_secs` 0 waits for ever."""
+    """Back-off between attempts, and the time all phases have together; `max_secs` None waits for ever."""
 
     first_secs: float
     last_secs: float
-    max_secs: float
+    max_secs: float | None
     began: float
 
     @property
     def until(self) -> float | None:
-        return self.began + self.max_secs if self.max_secs else None
+        return None if self.max_secs is None else self.began + self.max_secs
 
     def left(self) -> float | None:
         return None if self.until is None else max(0.0, self.until - time.monotonic())
@@ -91,7 +91,8 @@ def _attempt(call: Callable[[], T], what: str, patience: Patience, stop: Event) 
     except (Unavailable, RateLimited) as e:
         if stop.is_set():
             raise Stopped from e
-        raise Unavailable(f"{what}: {e.message} (tried for {patience.max_secs:.0f} s)", code=e.code, hint=e.hint) from e
+        tried = f"{time.monotonic() - patience.began:.0f} s"
+        raise Unavailable(f"{what}: {e.message} (given up after {tried})", code=e.code, hint=e.hint) from e
 
 
 def _now() -> datetime:

@@ -106,7 +106,7 @@ class Upload:
                 held = patiently(
                     send,
                     stop=self._stop,
-                    what=f"execution {self._execution_id}: result upload",
+                    what="result upload",
                     limit_secs=PATIENCE_SECS,
                 )
             except Conflict as e:
