@@ -47,7 +47,7 @@ environment = "production"
 [[workflows.steps]]
 approvers = [{ role = "approver", min = 1 }]
 """
-"""alice asks, bob approves, carol watches everything. Leases are short: what a crash leaves behind is found in seconds."""
+"""alice asks, bob approves, carol watches. Leases are short: what a crash leaves behind is found in seconds."""
 
 TERMINAL = {"executed", "failed", "rejected", "cancelled", "expired", "execution_lost"}
 

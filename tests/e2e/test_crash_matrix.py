@@ -22,9 +22,9 @@ pytestmark = pytest.mark.e2e
 
 CRASHING = Path(__file__).with_name("crashing.py")
 ROWS = 8_000
-INSERT = f"INSERT INTO effects (filler) SELECT repeat('x', 300) FROM generate_series(1, {ROWS}) RETURNING id, filler"  # noqa: S608
+INSERT = f"INSERT INTO effects (filler) SELECT repeat('x', 300) FROM generate_series(1, {ROWS}) RETURNING id, filler"
 """Writes rows that can be counted, and returns over a megabyte: more than one part of a result."""
-SLOW = f"INSERT INTO effects (filler) SELECT 'x' FROM generate_series(1, {ROWS}), pg_sleep(5)"  # noqa: S608
+SLOW = f"INSERT INTO effects (filler) SELECT 'x' FROM generate_series(1, {ROWS}), pg_sleep(5)"
 
 
 @dataclass(frozen=True)
