@@ -1,0 +1,169 @@
+"""What every command shares: the global options, the settings, the connection, questions to the person."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import click
+
+from dbward import VERSION
+from dbward.cli.env import Env
+from dbward.cli.exits import Exit, Outcome, Stop
+from dbward.cli.output import Format, Output
+
+if TYPE_CHECKING:
+    from dbward.client.http import ApiClient
+    from dbward.settings.client import ClientSettings
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+FORMATS: tuple[Format, ...] = ("human", "json", "quiet")
+YES = frozenset({"1", "true", "yes"})
+
+
+class App:
+    """One run of the program."""
+
+    def __init__(self, env: Env) -> None:
+        self.env = env
+        self.options: dict[str, Any] = {}
+        self._out: Output | None = None
+        self._settings: ClientSettings | None = None
+        self._client: ApiClient | None = None
+
+    @property
+    def out(self) -> Output:
+        """The sink, once the options are known."""
+        if self._out is None:
+            self._out = Output(self.env, self.options.get("format") or "human")
+        return self._out
+
+    @property
+    def settings(self) -> ClientSettings:
+        """Raises `Misconfigured`; warnings go out once."""
+        if self._settings is None:
+            from dbward.settings.client import Flags, load_client
+
+            config = self.options.get("config")
+            self._settings = load_client(
+                self.env.variables,
+                self.env.cwd,
+                Flags(
+                    config=Path(config) if config else None,
+                    merge_global=bool(self.options.get("merge_global")),
+                    database=self.options.get("database"),
+                    environment=self.options.get("environment"),
+                    allow_insecure=bool(self.options.get("allow_insecure")),
+                ),
+            )
+            for warning in self._settings.warnings:
+                self.out.warn(warning)
+        return self._settings
+
+    @property
+    def client(self) -> ApiClient:
+        """The connection to the server. Raises `Misconfigured`, also when there is nothing to sign in with."""
+        if self._client is None:
+            from dbward.client.http import ApiClient
+            from dbward.errors import Unauthorized
+            from dbward.settings.client import HINT
+
+            settings = self.settings
+            if settings.token is None:
+                raise Unauthorized("no token is configured", code="auth_error", hint=HINT)
+            self._client = ApiClient(
+                settings.url, settings.token.reveal(), version=VERSION, transport=self.env.transport
+            )
+        return self._client
+
+    def close(self) -> None:
+        if self._client is not None:
+            self._client.close()
+
+    def note_version(self) -> None:
+        """A server of another version may behave differently: say so once, when nothing went wrong."""
+        seen = self._client.server_version if self._client is not None else None
+        if seen is not None and seen != VERSION:
+            self.out.warn(f"the server is version {seen}, this program is {VERSION}")
+
+    @property
+    def yes(self) -> bool:
+        return bool(self.options.get("yes")) or self.env.variables.get("DBWARD_YES", "").lower() in YES
+
+    @property
+    def can_ask(self) -> bool:
+        return self.out.human and self.env.can_ask
+
+    def confirm(self, question: str, *, must: bool = False) -> None:
+        """Go on only if the person says yes. Where nobody can be asked, go on, unless it `must` be confirmed."""
+        if self.yes:
+            return
+        if not self.can_ask:
+            if must:
+                raise Stop(
+                    Outcome(
+                        exit=Exit.FAILED,
+                        code="confirmation_required",
+                        message="this needs a confirmation, and there is nobody to ask",
+                        hint="pass --yes if it is meant",
+                    )
+                )
+            return
+        if not self.asked(question):
+            raise Stop(Outcome(exit=Exit.FAILED, code="blocked", message="not confirmed; nothing was done"))
+
+    def asked(self, question: str) -> bool:
+        """The answer to a yes-or-no question on the terminal; no is the default."""
+        self.env.stdout.flush()
+        self.env.stderr.write(f"{question} [y/N] ")
+        self.env.stderr.flush()
+        answer = self.env.stdin.readline()
+        if not answer.endswith("\n"):
+            self.env.stderr.write("\n")
+        return answer.strip().lower() in {"y", "yes"}
+
+
+def global_options(*, hidden: bool) -> Callable[[F], F]:
+    """Options that stand before or after a command's name; the later one wins."""
+
+    def decorate(function: F) -> F:
+        for option in reversed(
+            [
+                click.Option(["--config", "_config"], metavar="FILE", help="Read this file instead of ./dbward.toml."),
+                click.Option(["--merge-global"], is_flag=True, help="With --config: read the global file as well."),
+                click.Option(["--database"], metavar="NAME", help="The database to work on."),
+                click.Option(["-e", "--environment"], metavar="NAME", help="Its environment."),
+                click.Option(["--format"], type=click.Choice(FORMATS), help="How to print; human is the default."),
+                click.Option(["--allow-insecure"], is_flag=True, help="Allow plain http to a public host."),
+                click.Option(["-y", "--yes"], is_flag=True, help="Do not ask for confirmation."),
+            ]
+        ):
+            option.hidden = hidden
+            option.expose_value = False
+            option.callback = _remember
+            _add(function, option)
+        return function
+
+    return decorate
+
+
+def _add(function: Callable[..., Any], option: click.Option) -> None:
+    if isinstance(function, click.Command):
+        function.params.insert(0, option)
+    else:
+        params = getattr(function, "__click_params__", [])
+        params.append(option)
+        function.__click_params__ = params  # type: ignore[attr-defined]  # where click keeps a function's options
+
+
+def _remember(ctx: click.Context, param: click.Parameter, value: Any) -> None:
+    if value:
+        app = ctx.find_object(App)
+        assert app is not None
+        app.options[(param.name or "").lstrip("_")] = value
+
+
+pass_app = click.make_pass_decorator(App)
+EPILOG = "Also takes the global options of `dbward --help`: --format, --database, -e, --config, --yes …"

@@ -1,0 +1,53 @@
+"""How a command ends: its exit status, and the outcome that output and status are made from."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import IntEnum
+from typing import Any
+
+from dbward.errors import DbwardError
+
+
+class Exit(IntEnum):
+    """The exit statuses. `PENDING` shares its number with usage errors: nothing went wrong, but nothing ran either."""
+
+    OK = 0
+    FAILED = 1
+    USAGE = 2
+    PENDING = 2
+    TIMEOUT = 124
+    INTERRUPTED = 130
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What a command came to. `data` may stand beside an error. `said` means that the person already knows why."""
+
+    data: Any = None
+    exit: Exit = Exit.OK
+    code: str | None = None
+    message: str | None = None
+    hint: str | None = None
+    said: bool = False
+
+    @property
+    def ok(self) -> bool:
+        return self.exit is Exit.OK
+
+
+class Stop(Exception):
+    """Ends a command from deep inside it."""
+
+    def __init__(self, outcome: Outcome) -> None:
+        super().__init__(outcome.message or "")
+        self.outcome = outcome
+
+
+def outcome_of(error: DbwardError) -> Outcome:
+    """Any refusal, mistake or outage ends with status 1; its code says which it was."""
+    return Outcome(exit=Exit.FAILED, code=error.code, message=error.message, hint=error.hint)
+
+
+def usage(message: str) -> Outcome:
+    return Outcome(exit=Exit.USAGE, code="usage", message=message)

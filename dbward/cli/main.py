@@ -1,0 +1,147 @@
+"""The `dbward` program: a function of arguments and environment that returns an exit status."""
+
+from __future__ import annotations
+
+import contextlib
+import importlib
+import os
+import sys
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from dbward import VERSION
+from dbward.cli.env import Env, process_env
+
+COMMANDS: Mapping[str, tuple[str, str, str]] = {
+    "execute": ("execute", "execute", "Submit a statement and wait for its result."),
+    "request": ("request", "request", "List, show, decide, cancel and resume requests; read results."),
+    "audit": ("audit", "audit", "Search the audit log, or verify its chain."),
+    "agents": ("agents", "agents", "Show the agents and what waits for them."),
+    "databases": ("databases", "databases", "Show the databases you may work on."),
+    "whoami": ("whoami", "whoami", "Show who the server thinks you are."),
+    "server": ("server", "server", "Run the server."),
+    "agent": ("agent", "agent", "Run statements that the server hands out."),
+    "dev": ("dev", "dev", "Try dbward on this machine."),
+}
+"""Name to module, attribute and short help: a module is imported only when its command is called."""
+
+
+def run() -> None:
+    """The console entry."""
+    status = main(sys.argv[1:], process_env())
+    try:
+        sys.stdout.flush()
+    except BrokenPipeError:
+        # Whoever read us has gone; Python must not complain about it on its way out.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    sys.exit(status)
+
+
+def main(argv: Sequence[str], env: Env) -> int:
+    """Run one command. Never raises for what a person can do wrong, nor for Ctrl-C."""
+    if list(argv) in (["--version"], ["-v"]):
+        env.stdout.write(f"dbward {VERSION}\n")
+        return 0
+    from dbward.cli.app import App
+
+    app = App(env)
+    with contextlib.ExitStack() as stack:
+        stack.callback(app.close)
+        if env.stdout is not sys.stdout:
+            stack.enter_context(contextlib.redirect_stdout(env.stdout))
+        if env.stderr is not sys.stderr:
+            stack.enter_context(contextlib.redirect_stderr(env.stderr))
+        try:
+            return _run(app, argv)
+        except BrokenPipeError:
+            return 1
+
+
+def _run(app: Any, argv: Sequence[str]) -> int:
+    import click
+
+    from dbward.cli.exits import Exit, Outcome, Stop, outcome_of, usage
+    from dbward.errors import DbwardError
+
+    outcome: Outcome
+    try:
+        result = _root().main(list(argv), prog_name="dbward", standalone_mode=False, obj=app)
+        if not isinstance(result, Outcome):
+            return int(result or 0)
+        outcome = result
+        app.note_version()
+    except click.exceptions.NoArgsIsHelpError as e:
+        app.env.stderr.write(e.format_message() + "\n")
+        return Exit.USAGE
+    except click.UsageError as e:
+        if not app.options.get("format"):
+            app.options["format"] = _format_in(argv)
+        command = e.ctx.command_path if e.ctx is not None else "dbward"
+        outcome = usage(e.format_message())
+        outcome = Outcome(exit=outcome.exit, code=outcome.code, message=outcome.message, hint=f"see {command} --help")
+    except Stop as e:
+        outcome = e.outcome
+    except DbwardError as e:
+        outcome = outcome_of(e)
+    except click.Abort:
+        outcome = Outcome({"interrupted": True}, Exit.INTERRUPTED, "interrupted", "interrupted")
+    app.out.finish(outcome)
+    return int(outcome.exit)
+
+
+def _root() -> Any:
+    import click
+
+    from dbward.cli.app import global_options
+
+    class Lazy(click.Group):
+        def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002 - click's signature
+            return list(COMMANDS)
+
+        def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:  # noqa: ARG002 - same
+            return load(cmd_name)
+
+        def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:  # noqa: ARG002 - same
+            with formatter.section("Commands"):
+                formatter.write_dl([(name, entry[2]) for name, entry in COMMANDS.items()])
+
+    root = Lazy(
+        "dbward",
+        help="Run SQL on databases that nobody has the password of: with policy, approval and a record.",
+        context_settings={"help_option_names": ["-h", "--help"]},
+        params=[
+            click.Option(
+                ["-v", "--version"],
+                is_flag=True,
+                is_eager=True,
+                expose_value=False,
+                callback=_show_version,
+                help="Show the version and exit.",
+            )
+        ],
+    )
+    return global_options(hidden=False)(root)
+
+
+def load(name: str) -> Any:
+    """The command of that name, its module imported now; None when there is none."""
+    if name not in COMMANDS:
+        return None
+    module, attribute, _ = COMMANDS[name]
+    return getattr(importlib.import_module(f"dbward.cli.{module}"), attribute)
+
+
+def _show_version(ctx: Any, _param: Any, value: bool) -> None:  # noqa: FBT001 - click's signature
+    if value:
+        sys.stdout.write(f"dbward {VERSION}\n")
+        ctx.exit(0)
+
+
+def _format_in(argv: Sequence[str]) -> str | None:
+    """The format asked for by arguments that could not be parsed as a whole."""
+    for before, word in zip(["", *argv], argv, strict=False):
+        name, _, value = word.partition("=")
+        wanted = value if name == "--format" and value else word if before == "--format" else ""
+        if wanted in {"json", "quiet"}:
+            return wanted
+    return None
