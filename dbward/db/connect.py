@@ -46,23 +46,25 @@ _WRITER_SESSION: Final = "SET lock_timeout = '10s'; SET idle_in_transaction_sess
 
 
 def parse_url(settings: StateSettings) -> URL:
-    """The URL with the driver this module uses. Raises Misconfigured for another dialect or a relative SQLite path."""
+    """The URL with the driver this module uses; what follows `sqlite:///` is a path, character by character.
+
+    Raises Misconfigured for another dialect or a relative path.
+    """
+    scheme, _, rest = settings.url.partition(":///")
+    if scheme == "sqlite" and Path(rest).is_absolute():
+        return URL.create("sqlite+pysqlite", database=rest)
     try:
         url = make_url(settings.url)
-    except ArgumentError:  # its text may repeat the password
+    except (ArgumentError, ValueError):  # the text of either may repeat the password
         raise Misconfigured(
             "[state] url cannot be read", hint="use sqlite:////absolute/path or postgresql://…"
         ) from None
-    match url.get_backend_name():
-        case "sqlite" if url.database and Path(url.database).is_absolute():
-            return url.set(drivername="sqlite+pysqlite")
-        case "postgresql" | "postgres":
-            return url.set(drivername="postgresql+psycopg2")
-        case _:
-            raise Misconfigured(
-                "[state] url must name a SQLite file by its absolute path, or a PostgreSQL database",
-                hint="use sqlite:////absolute/path or postgresql://user:password@host/database",
-            )
+    if url.get_backend_name() == "postgresql":
+        return url.set(drivername="postgresql+psycopg2")
+    raise Misconfigured(
+        "[state] url must name a SQLite file by its absolute path, or a PostgreSQL database",
+        hint="use sqlite:////absolute/path or postgresql://user:password@host/database",
+    )
 
 
 def sqlite_path(url: URL) -> Path:

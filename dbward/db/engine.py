@@ -272,7 +272,7 @@ class Store:
         try:
             until = time.monotonic() + _BATCH_SECS
             for n, item in enumerate(items):
-                if n and not isolate and time.monotonic() > until:
+                if n and time.monotonic() > until:
                     self._queue.extendleft(reversed(items[n:]))
                     del items[n:]
                     break

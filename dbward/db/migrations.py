@@ -35,7 +35,7 @@ _LOCK: Final = (  # replicas that start together migrate one after the other, ho
 def migrate(
     settings: StateSettings, *, scripts: Path = SCHEMA, f_type: Callable[[Path], int] = filesystem_type
 ) -> str | None:
-    """Upgrade the state database to the last revision in `scripts`; returns the one it came from, None when it was empty.
+    """Upgrade the state database to the last revision in `scripts`; returns the one it came from or None (empty).
 
     A SQLite file that is about to change is first copied to `<name>.before-<revision>` beside it. Raises
     `Misconfigured` when the database was written by a newer dbward (`state_newer`), holds tables of something else

@@ -195,20 +195,39 @@ def test_slow_work_does_not_hold_up_the_commit_of_the_first(store, together):
 
         return work
 
-    commits: list[int] = []
+    begun: list[int] = []
+    begun_at_commit: list[int] = []
 
     def note(n: int):
         def work(tx: Tx) -> str:
-            tx.after_commit(lambda: commits.append(len(keys_seen)))
-            keys_seen.append(n)
+            tx.after_commit(lambda: begun_at_commit.append(len(begun)))
+            begun.append(n)
             return slow(n)(tx)
 
         return work
 
-    keys_seen: list[int] = []
     assert together(*(note(n) for n in range(8))) == [f"{n}" for n in range(8)]
-    assert keys_seen == list(range(8))
-    assert len(set(commits)) > 1  # several commits, not one at the end
+    assert begun == list(range(8))
+    assert len(set(begun_at_commit)) > 1  # several commits, not one at the end
+
+
+def test_slow_work_of_which_one_fails(store, together):
+    pause = threading.Event()
+
+    def slow(n: int):
+        def work(tx: Tx) -> str:
+            pause.wait(0.02)
+            put(f"{n}")(tx)
+            if n % 3 == 2:
+                raise LostRace(f"{n}")
+            return f"{n}"
+
+        return work
+
+    outcomes = together(*(slow(n) for n in range(9)))
+    assert [str(outcome) for outcome in outcomes] == [f"{n}" for n in range(9)]
+    assert [isinstance(outcome, LostRace) for outcome in outcomes] == [n % 3 == 2 for n in range(9)]
+    assert keys(store) == [f"{n}" for n in range(9) if n % 3 != 2]
 
 
 def test_sixty_four_threads(store):

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 import threading
 from pathlib import Path
 from urllib.parse import urlsplit, urlunsplit
@@ -169,7 +172,9 @@ def test_a_full_disk_fails_only_what_does_not_fit(file_settings, wakes):
     store.close()
 
 
-def test_a_corrupt_file_ends_the_store(file_settings, tmp_path, wakes):
+@pytest.fixture
+def corrupt(file_settings, tmp_path, wakes) -> StateSettings:
+    """A database that opens, with garbage where its rows were."""
     store = open_store(file_settings, on_wake=wakes)
     for n in range(50):
         store.write(put(f"{n}", "v" * 3000))
@@ -180,7 +185,10 @@ def test_a_corrupt_file_ends_the_store(file_settings, tmp_path, wakes):
         if b"v" * 2000 in pages[at : at + 4096]:
             pages[at : at + 4096] = b"\xa5" * 4096
     file.write_bytes(pages)
+    return file_settings
 
+
+def test_a_corrupt_file_ends_the_store(corrupt, wakes):
     told: list[BaseException] = []
     fatal = threading.Event()
 
@@ -188,7 +196,7 @@ def test_a_corrupt_file_ends_the_store(file_settings, tmp_path, wakes):
         told.append(error)
         fatal.set()
 
-    store = open_store(file_settings, on_wake=wakes, on_fatal=on_fatal)
+    store = open_store(corrupt, on_wake=wakes, on_fatal=on_fatal)
     with pytest.raises(Unavailable):
         store.write(lambda tx: tx.conn.exec_driver_sql("UPDATE server_meta SET value = value || 'w'"))
     assert fatal.is_set()
@@ -198,6 +206,18 @@ def test_a_corrupt_file_ends_the_store(file_settings, tmp_path, wakes):
     with pytest.raises(Unavailable):
         store.ping()
     store.close()
+
+
+def test_a_corrupt_file_ends_the_process_when_nobody_says_otherwise(corrupt):
+    program = (
+        "import sys; from dbward.db.engine import open_store; from tests.store.support import settings_for\n"
+        "store = open_store(settings_for(sys.argv[1]), on_wake=print)\n"
+        "store.write(lambda tx: tx.conn.exec_driver_sql('DELETE FROM server_meta'))\n"
+    )
+    root = Path(__file__).parents[2]
+    done = subprocess.run([sys.executable, "-c", program, corrupt.url], cwd=root, capture_output=True, text=True)
+    assert done.returncode == os.EX_IOERR
+    assert "cannot be trusted any more" in done.stderr
 
 
 def test_what_is_no_database_is_refused(tmp_path, wakes):
@@ -256,7 +276,7 @@ def test_the_owner_uses_no_shared_memory_file(file_settings, tmp_path, wakes):
 @pytest.mark.parametrize("name", ["with space.db", "100%.db", "a?b#c.db", "ünï.db"])
 def test_any_file_name_will_do(tmp_path, wakes, name):
     file = tmp_path / name
-    settings = settings_for("sqlite:///" + str(tmp_path / name).replace("%", "%25").replace("?", "%3F"))
+    settings = settings_for(f"sqlite:///{file}")
     migrate(settings)
     store = open_store(settings, on_wake=wakes)
     assert store.write(put("a")) == "a"
@@ -265,7 +285,15 @@ def test_any_file_name_will_do(tmp_path, wakes, name):
 
 
 @pytest.mark.parametrize(
-    "url", ["mysql://a:b@c/d", "sqlite://", "sqlite:///relative.db", "nonsense", "sqlite:///:memory:"]
+    "url",
+    [
+        "mysql://a:b@c/d",
+        "sqlite://",
+        "sqlite:///relative.db",
+        "nonsense",
+        "sqlite:///:memory:",
+        "postgresql://h:port/d",
+    ],
 )
 def test_other_places_are_refused(url, wakes):
     for attempt in (lambda: migrate(settings_for(url)), lambda: open_store(settings_for(url), on_wake=wakes)):
