@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import ast
+import importlib
 import re
 import tomllib
 from collections.abc import Iterator
 from pathlib import Path
 
+import click
 import pytest
+
+from dbward.cli.main import COMMANDS
 
 ROOT = Path(__file__).parents[2]
 PACKAGES = ("dbward", "tasks", "web", "worker")
@@ -121,6 +125,24 @@ def test_dependency_has_a_licence_and_a_reason(name: str) -> None:
 def test_no_row_for_a_library_that_is_not_used() -> None:
     named = set(re.findall(r"^\| `([^`]+)` \|", _page("docs/dependencies.md"), re.MULTILINE))
     assert named - set(dependencies()) == set()
+
+
+# --- command line -----------------------------------------------------------------------------------------------------
+
+
+def commands() -> list[str]:
+    """Every command a person can type, without the program's name."""
+    found = []
+    for name, (module, attribute, _) in COMMANDS.items():
+        command = getattr(importlib.import_module(f"dbward.cli.{module}"), attribute)
+        below = sorted(command.commands) if isinstance(command, click.Group) else []
+        found += [f"{name} {sub}" for sub in below] or [name]
+    return found
+
+
+def test_every_command_is_documented() -> None:
+    text = _page("docs/reference/cli.md")
+    assert [command for command in commands() if not re.search(rf"`dbward {command}\b", text)] == []
 
 
 # --- links and commands -----------------------------------------------------------------------------------------------
