@@ -61,6 +61,8 @@ class PostgresqlDriver:
             raise no_database()
         if "," in str(given.get("port", "")) or "," in str(given.get("host", "")):
             raise Misconfigured("the database URL names several hosts; name one")
+        if not str(given.get("port", "5432")).isdecimal():  # what an unescaped / or ? in a password leads to
+            raise malformed()
         self._password = given.get("password")
         self._parameters: dict[str, Any] = {
             "application_name": "dbward",
@@ -150,6 +152,7 @@ class _Link:
             "SET LOCAL TimeZone = 'UTC';"
             "SET LOCAL extra_float_digits = 1;"
             "SET LOCAL bytea_output = 'hex';"
+            f"SET LOCAL client_encoding = '{self._encoding()}';"
             "SELECT 1"
         )
 
@@ -178,6 +181,12 @@ class _Link:
 
     def commits_by_itself(self, sql: str) -> bool:  # noqa: ARG002  nothing does inside a transaction block
         return False
+
+    def settle(self) -> None:
+        """Deferred triggers, and the filling of cursors WITH HOLD, would run inside COMMIT, where statement_timeout is
+        off and a lost line leaves the outcome unknown."""
+        self._began = monotonic()
+        self.ask("SET CONSTRAINTS ALL IMMEDIATE; CLOSE ALL")
 
     def commit(self) -> None:
         tag = b""
@@ -221,6 +230,10 @@ class _Link:
                 [result.get_value(row, column) for column in range(result.nfields)] for row in range(result.ntuples)
             ]
         return rows
+
+    def _encoding(self) -> str:
+        """A SQL_ASCII database holds any bytes; only a client that names the same encoding is given them."""
+        return "SQL_ASCII" if self._pg.parameter_status(b"server_encoding") == b"SQL_ASCII" else "UTF8"
 
     def _describe(self, sql: bytes) -> list[tuple[str, int, int]]:
         """Name, type OID and type modifier of each column; empty for a statement without rows."""

@@ -48,6 +48,10 @@ class Link(Protocol):
         """Whether this statement may have taken lasting effect before any commit was sent."""
         ...
 
+    def settle(self) -> None:
+        """Does what the commit would do that can be slow or refused, while it can still be stopped."""
+        ...
+
     def commit(self) -> None: ...
 
     def undo(self) -> None:
@@ -91,10 +95,12 @@ def _run(
             stopper.arm(limits.statement_timeout)
             affected += link.execute(running, results, last=at == len(statements), read_only=read_only)
             stopper.check()
-        running = None
+        running, at = None, 0
         stopper.arm(limits.statement_timeout)
         results.finish()
         if not read_only:
+            stopper.arm(limits.statement_timeout)
+            link.settle()
             stopper.seal(limits.statement_timeout.total_seconds() + COMMIT_WAIT)
             _commit(link)
     except BaseException as cause:

@@ -166,6 +166,9 @@ class _Link:
     def commits_by_itself(self, sql: str) -> bool:  # noqa: ARG002  the guard refuses whatever would
         return False
 
+    def settle(self) -> None:
+        """Deferred foreign keys are checked by the commit, at once, and it can be refused."""
+
     def commit(self) -> None:
         connection = self._open()
         try:
