@@ -204,6 +204,7 @@ def lose(rt: Runtime, tx: Tx, execution: ExecutionRow) -> None:
 
 def give_up_delivery(rt: Runtime, tx: Tx, execution_id: str) -> None:
     """Fail a job whose message was delivered too often and never started."""
+    broker.bury(tx, execution_id)
     execution = executions.find(tx.conn, execution_id)
     if execution is None or execution.status not in {ExecutionStatus.QUEUED, ExecutionStatus.CLAIMED}:
         return

@@ -56,7 +56,7 @@ def claim(rt: Runtime, who: Principal, execution_id: str, asked: ClaimRequest) -
         if (refusal := rbac.refuse(who, Permission.AGENT_OPERATE, target=request.target, owner=None)) is not None:
             return record_refusal(rt, tx, refusal, actor=who, request=request, action="claim")
         now = rt.now()
-        if not broker.holds(tx.conn, execution_id, session=asked.session, tag=asked.tag, now=now):
+        if not broker.holds(tx.conn, execution_id, session=asked.session, tag=asked.tag):
             raise Conflict("this session does not hold the job's message", code="execution.not_held")
         if (execution.status, request.status) not in _CLAIMABLE:
             raise Conflict(

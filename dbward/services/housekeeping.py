@@ -50,7 +50,7 @@ def sweep_leases(rt: Runtime) -> None:
         overdue = [execution.id for execution in executions.overdue(conn, now, limit=BATCH)]
     for execution_id in overdue:
         rt.store.write(lambda tx, each=execution_id: _lose_if_overdue(rt, tx, each))  # type: ignore[misc]
-    swept = rt.store.write(lambda tx: broker.sweep(tx, now))
+    swept = rt.store.write(lambda tx: broker.sweep(tx, now, rt.settings.broker.delivery_cap))
     for job_id in swept.dead_jobs:
         rt.store.write(lambda tx, each=job_id: give_up_delivery(rt, tx, each))  # type: ignore[misc]
 
