@@ -6,10 +6,11 @@ import http.client
 import json
 import os
 import shutil
+import sqlite3
 import subprocess
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Self
@@ -18,7 +19,7 @@ import psutil
 
 from bench.report import log
 from tests.support import services
-from tests.support.processes import POLICY, Farm, Process, Server
+from tests.support.processes import DBWARD, POLICY, Farm, Process, Server
 
 
 class BenchFailed(Exception):
@@ -66,16 +67,33 @@ class Lab:
         self.dir.mkdir(parents=True)
         self.farm = Farm(self.dir)
 
-    def server(self, *, config: str = POLICY, env: Mapping[str, str] | None = None, name: str = "server") -> Server:
+    def server(
+        self,
+        *,
+        config: str = POLICY,
+        env: Mapping[str, str] | None = None,
+        name: str = "server",
+        program: Sequence[str] = DBWARD,
+    ) -> Server:
         """A server on SQLite, as it is by default."""
-        return self.farm.server(config=config, env=env, name=name)
+        return self.farm.server(config=config, env=env, name=name, program=program)
 
     def agent(
-        self, server: Server | str, *, token: str | None = None, config: str = "", sqlite: Path | None = None
+        self,
+        server: Server | str,
+        *,
+        token: str | None = None,
+        config: str = "",
+        sqlite: Path | None = None,
+        env: Mapping[str, str] | None = None,
+        program: Sequence[str] = DBWARD,
     ) -> Process:
         """One agent for app/development on a SQLite file."""
         target = sqlite or self.dir / "target.db"
-        return self.farm.agent(server, {("app", "development"): f"sqlite:///{target}"}, token=token, config=config)
+        if not target.exists():
+            sqlite3.connect(target).close()
+        databases = {("app", "development"): f"sqlite:///{target}"}
+        return self.farm.agent(server, databases, token=token, config=config, env=env, program=program)
 
     def redis(self) -> str:
         """URL of a Redis of its own, which writes nothing to disk."""

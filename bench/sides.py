@@ -9,7 +9,7 @@ from typing import Protocol
 
 from celery import Celery
 
-from bench.lab import Lab
+from bench.lab import Client, Lab
 from bench.noop import CONCURRENCY, NAME, QUEUE, Starts
 
 ROOT = Path(__file__).parents[1]
@@ -48,6 +48,25 @@ class Redis:
     def publish(self, count: int) -> None:
         for _ in range(count):
             self._app.send_task(NAME, args=[time.time()], queue=QUEUE, ignore_result=True)
+
+
+class Dbward:
+    """A real server and a real agent; only the task is the no-op, and its publishing is asked for over HTTP."""
+
+    def __init__(self, lab: Lab) -> None:
+        self.starts = Starts(lab.dir / "dbward.sock")
+        env = {"BENCH_SOCKET": str(self.starts.path), "PYTHONPATH": str(ROOT)}
+        server = lab.server(program=(sys.executable, "-m", "bench.noop_server"), env=env)
+        lab.agent(
+            server,
+            config=f"max_concurrent_tasks = {CONCURRENCY}",
+            program=(sys.executable, "-m", "bench.noop_agent"),
+            env=env,
+        )
+        self._client = Client(server.port, server.admin_token)
+
+    def publish(self, count: int) -> None:
+        self._client.expect(200, "POST", "/bench/publish", {"count": count})
 
 
 def settle(side: Side) -> None:

@@ -45,6 +45,9 @@ backend = "local"
 """
 """Enough to work: `app` runs at once in development and needs one approver in production."""
 
+DBWARD = (sys.executable, "-c", "from dbward.cli.main import run; run()")
+"""The `dbward` command of this very interpreter, also when its scripts directory is not on PATH."""
+
 _INHERITED = ("PATH", "LANG", "TMPDIR", "LD_LIBRARY_PATH", "SSL_CERT_FILE", "COVERAGE_PROCESS_START")
 
 
@@ -98,6 +101,7 @@ class Server:
     config: Path
     state_dir: Path
     env: Mapping[str, str]
+    program: Sequence[str]
 
     @property
     def url(self) -> str:
@@ -113,7 +117,7 @@ class Server:
 
     def start_again(self) -> None:
         """Start anew after a kill or a stop, and wait until it is ready."""
-        self.process = self.farm.launch_server(self.name, self.config, self.port, self.env)
+        self.process = self.farm.launch_server(self.name, self.config, self.port, self.env, self.program)
         self.await_ready()
 
     def await_ready(self) -> None:
@@ -159,6 +163,7 @@ class Farm:
         state_url: str | None = None,
         state_dir: Path | None = None,
         env: Mapping[str, str] | None = None,
+        program: Sequence[str] = DBWARD,
         ready: bool = True,
     ) -> Server:
         """A server on a free port. `config` is everything but `state_dir` and `[state]`, which are written before it.
@@ -174,7 +179,8 @@ class Farm:
         path.write_text(head + body)
         tomllib.loads(path.read_text())
         env = dict(env or {})
-        server = Server(self, name, self.launch_server(name, path, port, env), port, path, state_dir, env)
+        process = self.launch_server(name, path, port, env, program)
+        server = Server(self, name, process, port, path, state_dir, env, program)
         if ready:
             server.await_ready()
         return server
@@ -200,6 +206,7 @@ class Farm:
         name: str = "agent",
         config: str = "",
         env: Mapping[str, str] | None = None,
+        program: Sequence[str] = DBWARD,
         ready: bool = True,
     ) -> Process:
         """An agent for `databases` (`(database, environment)` to URL). `config` holds further top-level keys."""
@@ -252,10 +259,6 @@ class Farm:
         for process in self.processes:
             status = "running" if process.alive else f"exit {process.popen.returncode}"
             yield f"{process.log_path.name} ({status})", process.log()[-20_000:]
-
-
-DBWARD = (sys.executable, "-c", "from dbward.cli.main import run; run()")
-"""The `dbward` command of this very interpreter, also when its scripts directory is not on PATH."""
 
 
 def status_of(url: str) -> int:
