@@ -109,7 +109,7 @@ def _refuse_raw(text: str) -> None:
 
 
 def _split(text: str, tokens: Sequence[Token]) -> list[_Statement]:
-    """Cut at every `;`. One inside parentheses is refused like parentheses that do not match: nothing allowed has it."""
+    """Cut at every `;`. One inside parentheses is refused, like parentheses that do not match."""
     statements: list[_Statement] = []
     piece: list[Token] = []
     start = depth = 0

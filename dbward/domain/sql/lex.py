@@ -19,6 +19,8 @@ from dbward.domain.model import Dialect
 from dbward.errors import Invalid
 
 MAX_TOKENS = 100_000
+MAX_OPERATOR = 64
+"""Signs in a row; PostgreSQL's longest operator has 63."""
 WHITESPACE = " \t\n\r\f"
 
 
@@ -65,7 +67,7 @@ _GRAMMAR = {
         |(?P<ODD>[uU]&{_DOUBLE})|(?P<QUOTED>{_DOUBLE})
         |(?P<DOLLAR>\$(?:[{_LETTER}][{_LETTER}0-9]*+)?\$)|(?P<PARAM>\$[0-9]+)
         |{_WORD}|{_NUMBER}
-        |(?P<OP>::|:=|\.\.|[()\[\],;.:]|[{_PG_OPERATOR}]+)""",
+        |(?P<OP>::|:=|\.\.|[()\[\],;.:]|(?:(?!--|/\*)[{_PG_OPERATOR}]){{1,{MAX_OPERATOR}}}+)""",
         re.VERBOSE | re.DOTALL,
     ),
     Dialect.MYSQL: re.compile(
@@ -123,14 +125,14 @@ def tokenize(text: str, dialect: Dialect) -> list[Token]:
 
 
 def _adjusted(found: re.Match[str], kind: Kind, dialect: Dialect) -> int:
-    """Where the token really ends: PostgreSQL cuts a run of operator signs by rules that no pattern expresses well."""
+    """Where the token ends: PostgreSQL takes `+` and `-` off the end of an operator unless it has other signs."""
     run = found.group()
     if kind is not Kind.OP or dialect is not Dialect.POSTGRESQL or len(run) == 1 or run[0] in ":.":
         return found.end()
-    comment = min((at for at in (run.find("--"), run.find("/*")) if at >= 0), default=len(run))
-    run = run[:comment]
-    while len(run) > 1 and run[-1] in "+-" and not set(run) & set("~!@#%^&|`?"):
-        run = run[:-1]
+    if len(run) == MAX_OPERATOR:
+        raise _unreadable(found.string, found.start())
+    if not set(run) & set("~!@#%^&|`?"):
+        run = run[0] + run[1:].rstrip("+-")
     return found.start() + len(run)
 
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import logging
 from functools import cache
-from typing import Any
+from typing import Any, ClassVar
 
 from sqlglot import exp
 from sqlglot.dialects.dialect import Dialect as Grammar
@@ -16,8 +16,9 @@ from sqlglot.errors import ErrorLevel, SqlglotError
 from dbward.domain.model import Dialect
 from dbward.errors import Invalid
 
-STEPS_PER_TOKEN = 100
-"""How often the parser may step over a token, back and forth; ordinary statements take fewer than 10."""
+STEPS_PER_TOKEN = 8
+STEPS_ANYWAY = 20_000
+"""How many steps, back and forth, the parser may take; ordinary statements take fewer than three a token."""
 
 logging.getLogger("sqlglot").disabled = True  # its warnings quote the statement, and SQL text never enters a log
 
@@ -34,7 +35,7 @@ def parse_statement(text: str, dialect: Dialect) -> exp.Expr:
     try:
         tokens = grammar.tokenize(text)
         parser = parser_class(dialect=grammar, error_level=ErrorLevel.IMMEDIATE)
-        parser.steps_left = STEPS_PER_TOKEN * (len(tokens) + 20)
+        parser.steps_left = STEPS_PER_TOKEN * len(tokens) + STEPS_ANYWAY
         found: list[exp.Expr] = [tree for tree in parser.parse(tokens, text) if tree is not None]
     except (_TooMuchWork, RecursionError):
         raise Invalid("the SQL is nested too deeply to be checked", code="sql.unparsable") from None
@@ -58,11 +59,13 @@ def _where(error: SqlglotError) -> str:
 @cache
 def _grammar(dialect: Dialect) -> tuple[Grammar, Any]:
     grammar = Grammar.get_or_raise(_GRAMMARS[dialect])
+    grammar.INDEX_OFFSET = 0  # else every subscript has the types of all below it inferred, which is quadratic
     base: Any = grammar.parser_class
 
     class Bounded(base):  # type: ignore[misc]  # sqlglot picks the class at run time
         """Counts every step. Going back is one as well, so exponential cases are bounded, too."""
 
+        FUNCTIONS: ClassVar[dict[str, Any]] = {}  # a call stays a call; some builders infer the types of all below
         steps_left = 0
 
         def _advance(self, times: int = 1) -> None:
