@@ -70,7 +70,7 @@ def span(secs: float | None) -> str:
     if secs is None:
         return "-"
     left = int(secs)
-    parts = []
+    parts: list[str] = []
     for unit, size in (("d", 86400), ("h", 3600), ("m", 60), ("s", 1)):
         count, left = divmod(left, size)
         if count or (unit == "s" and not parts):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -32,6 +33,7 @@ class App:
         self._out: Output | None = None
         self._settings: ClientSettings | None = None
         self._client: ApiClient | None = None
+        self._closing = ExitStack()
 
     @property
     def out(self) -> Output:
@@ -76,11 +78,15 @@ class App:
             self._client = ApiClient(
                 settings.url, settings.token.reveal(), version=VERSION, transport=self.env.transport
             )
+            self.on_close(self._client.close)
         return self._client
 
+    def on_close(self, close: Callable[[], None]) -> None:
+        """Call `close` when the run is over, after everything was printed."""
+        self._closing.callback(close)
+
     def close(self) -> None:
-        if self._client is not None:
-            self._client.close()
+        self._closing.close()
 
     def note_version(self) -> None:
         """A server of another version may behave differently: say so once, when nothing went wrong."""

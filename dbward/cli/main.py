@@ -7,10 +7,13 @@ import importlib
 import os
 import sys
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from dbward import VERSION
 from dbward.cli.env import Env, process_env
+
+if TYPE_CHECKING:
+    import click
 
 COMMANDS: Mapping[str, tuple[str, str, str]] = {
     "execute": ("execute", "execute", "Submit a statement and wait for its result."),
@@ -55,6 +58,8 @@ def main(argv: Sequence[str], env: Env) -> int:
             return _run(app, argv)
         except BrokenPipeError:
             return 1
+        except SystemExit as e:  # click ends so when a pipe breaks under its hands
+            return e.code if isinstance(e.code, int) else 1
 
 
 def _run(app: Any, argv: Sequence[str]) -> int:
@@ -123,12 +128,13 @@ def _root() -> Any:
     return global_options(hidden=False)(root)
 
 
-def load(name: str) -> Any:
+def load(name: str) -> click.Command | None:
     """The command of that name, its module imported now; None when there is none."""
     if name not in COMMANDS:
         return None
     module, attribute, _ = COMMANDS[name]
-    return getattr(importlib.import_module(f"dbward.cli.{module}"), attribute)
+    command: click.Command = getattr(importlib.import_module(f"dbward.cli.{module}"), attribute)
+    return command
 
 
 def _show_version(ctx: Any, _param: Any, value: bool) -> None:  # noqa: FBT001 - click's signature

@@ -27,9 +27,7 @@ from dbward.errors import (
 
 CONNECT_SECS: Final = 10.0
 ANSWER_SECS: Final = 30.0
-"""How long an answer may take beyond the time the call asked the server to wait."""
-STREAM_WAIT_SECS: Final = 300
-"""How long the server holds `result/stream` open."""
+"""How long an answer may take, beyond the time the server was asked to wait."""
 
 VERSION_HEADER: Final = "x-dbward-version"
 NETWORK_ERROR: Final = "network_error"
@@ -83,12 +81,9 @@ class ApiClient:
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    def get(self, path: str, params: Mapping[str, Any] | None = None, *, wait_secs: float = 0) -> Any:
-        """The decoded answer. Parameters that are None are left out. Raises a branch of `DbwardError`.
-
-        `wait_secs` is how long the server was asked to wait, in `params`.
-        """
-        return self._call("GET", path, params=params, answer_secs=ANSWER_SECS + wait_secs)
+    def get(self, path: str, params: Mapping[str, Any] | None = None, *, answer_secs: float = ANSWER_SECS) -> Any:
+        """The decoded answer. Parameters that are None are left out. Raises a branch of `DbwardError`."""
+        return self._call("GET", path, params=params, answer_secs=answer_secs)
 
     def post(
         self, path: str, body: Mapping[str, Any] | None = None, *, answer_secs: float = ANSWER_SECS

@@ -1,0 +1,151 @@
+"""`dbward execute`."""
+
+from __future__ import annotations
+
+import re
+import uuid
+from pathlib import Path
+from typing import IO, Any, Final
+
+import click
+
+from dbward.cli import follow
+from dbward.cli.app import EPILOG, App, global_options, pass_app
+from dbward.cli.exits import Exit, Outcome
+from dbward.cli.tables import clean, cut
+from dbward.errors import Invalid, Misconfigured, Unavailable
+
+MOST_BYTES: Final = 64 * 1024 * 1024
+"""No server takes more in one statement; what is read from a pipe must end somewhere."""
+
+_COMMENTS: Final = re.compile(r"\s+|--[^\n]*(?:\n|$)|/\*(?!\s*M?!).*?\*/|\(", re.DOTALL)
+_WORD: Final = re.compile(r"[A-Za-z]+")
+_READS: Final = frozenset({"select", "with", "values", "table", "show", "explain", "describe", "desc"})
+_CHANGES: Final = re.compile(r"\b(insert|update|delete|merge|replace|into|analyze|call)\b|;\s*\S", re.IGNORECASE)
+
+
+@click.command("execute", epilog=EPILOG)
+@click.argument("sql", required=False)
+@click.option("-f", "--file", "file", metavar="FILE", help="Read the SQL from FILE; `-` is standard input.")
+@click.option("--reason", metavar="TEXT", help="Why; it goes on the record.")
+@click.option("--emergency", is_flag=True, help="Break glass: run without approval. Needs --reason.")
+@click.option("--allow-ddl", is_flag=True, help="With --emergency: also statements that change the schema.")
+@click.option("--wait", is_flag=True, help="Wait for the approval, then run it.")
+@click.option("--timeout", type=click.IntRange(min=0), metavar="SECS", help="Wait no longer; the request goes on.")
+@follow.result_options
+@click.option("--no-result-store", is_flag=True, help="Do not keep the result on the server.")
+@click.option("--share-with", multiple=True, metavar="SELECTOR", help="Who else may read the result; repeatable.")
+@click.option("--idempotency-key", metavar="KEY", help="Submitting again with the same key finds the first request.")
+@click.option("--ticket", metavar="TEXT", help="Kept with the request as metadata.")
+@click.option("--repo", metavar="TEXT", help="Kept with the request as metadata.")
+@global_options(hidden=True)
+@pass_app
+def execute(
+    app: App,
+    /,
+    sql: str | None,
+    file: str | None,
+    timeout: int | None,
+    output: Path | None,
+    result_format: Any,
+    *,
+    wait: bool,
+    **asked: Any,
+) -> Outcome:
+    """Submit a statement and wait for its result. SQL may be `-` for standard input.
+
+    Exit status: 0 it ran; 1 it was refused or failed; 2 it waits for an approval or for being resumed; 124 --timeout;
+    130 Ctrl-C.
+    """
+    if (sql is None) == (file is None):
+        raise click.UsageError("give the SQL as an argument, or with -f FILE")
+    if asked["allow_ddl"] and not asked["emergency"]:
+        raise click.UsageError("--allow-ddl needs --emergency")
+    if asked["emergency"] and not (asked["reason"] or "").strip():
+        raise Misconfigured("--emergency needs --reason", hint="say why; the reason goes on the record")
+    text = sql if sql is not None and sql != "-" else _read(app, file or "-")
+    settings = app.settings
+    target = (settings.database(), settings.environment())
+    wishes = follow.Wishes(output, result_format, timeout, wait)
+    if output is not None:
+        from dbward.cli.render import check_writable
+
+        check_writable(app.env.cwd / output.expanduser())
+    if needs_asking(text, target[1], emergency=asked["emergency"]):
+        app.confirm(_question(text, target, emergency=asked["emergency"]))
+    body = _body(text, target, asked)
+    try:
+        made = _submit(app, body)
+    except KeyboardInterrupt:
+        app.out.say("Interrupted while submitting: the request may have been made.")
+        app.out.hint("look: dbward request list")
+        message = "interrupted while submitting; the request may have been made"
+        return Outcome({"interrupted": True, "message": message}, Exit.INTERRUPTED, "interrupted", message, said=True)
+    if asked["no_result_store"]:
+        app.out.warn("the result is not stored on the server: it can be read now, and not again")
+    return follow.follow(app, made["id"], made["status"], wishes, made.get("approvers"))
+
+
+def needs_asking(sql: str, environment: str, *, emergency: bool) -> bool:
+    """Whether a person should be asked first. A guess that only decides about the question; the server decides."""
+    return emergency or "prod" in environment or not _only_reads(sql)
+
+
+def _only_reads(sql: str) -> bool:
+    at = 0
+    while (skipped := _COMMENTS.match(sql, at)) is not None and skipped.end() > at:
+        at = skipped.end()
+    word = _WORD.match(sql, at)
+    return word is not None and word.group().lower() in _READS and _CHANGES.search(sql, at) is None
+
+
+def _question(sql: str, target: tuple[str, str], *, emergency: bool) -> str:
+    shown = [cut(clean(line), 100) for line in sql.strip().splitlines()]
+    if len(shown) > 10:
+        shown = [*shown[:9], f"… and {len(shown) - 9} more lines"]
+    lines = "\n".join(f"  {line}" for line in shown)
+    how = "WITHOUT APPROVAL " if emergency else ""
+    return f"{lines}\nRun this {how}on {'/'.join(target)}?"
+
+
+def _body(sql: str, target: tuple[str, str], asked: dict[str, Any]) -> dict[str, Any]:
+    body: dict[str, Any] = {
+        "operation": "execute_query",
+        "database": target[0],
+        "environment": target[1],
+        "detail": sql,
+        # A key of our own lets a submission be repeated when its answer was lost, without making a second request.
+        "idempotency_key": asked["idempotency_key"] or f"cli-{uuid.uuid4()}",
+        "metadata": {key: asked[key] for key in ("ticket", "repo") if asked[key]},
+        "share_with": list(asked["share_with"]),
+    }
+    body |= {key: asked[key] for key in ("reason", "emergency", "allow_ddl", "no_result_store")}
+    return {key: value for key, value in body.items() if value}
+
+
+def _submit(app: App, body: dict[str, Any]) -> dict[str, Any]:
+    try:
+        return app.client.post("/api/requests", body)
+    except Unavailable as e:
+        if not (e.detail or {}).get("sent"):
+            raise
+    return app.client.post("/api/requests", body)
+
+
+def _read(app: App, file: str) -> str:
+    """The statement exactly as it stands there, apart from a byte-order mark."""
+    if file == "-":
+        stream: IO[bytes] | None = getattr(app.env.stdin, "buffer", None)
+        raw = stream.read(MOST_BYTES + 1) if stream is not None else app.env.stdin.read(MOST_BYTES + 1).encode()
+    else:
+        try:
+            with (app.env.cwd / Path(file).expanduser()).open("rb") as source:
+                raw = source.read(MOST_BYTES + 1)
+        except OSError as e:
+            raise Misconfigured(f"{file} cannot be read: {e.strerror or e}", code="input_unreadable") from e
+    if len(raw) > MOST_BYTES:
+        raise Invalid(f"the SQL is over {MOST_BYTES} bytes", code="payload.too_large")
+    try:
+        return raw.decode("utf-8-sig")
+    except UnicodeDecodeError as e:
+        raise Invalid(f"the SQL is not UTF-8 text (byte {e.start})", hint="convert the file first") from e
