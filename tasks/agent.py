@@ -159,8 +159,8 @@ def _worker(agent: Agent, app: Celery, welcome: AgentWelcome, concurrency: int) 
     @app.task(name=EXECUTE_TASK, bind=True)
     def execute(task: Task[..., None], request_id: str, execution_id: str) -> None:
         try:
-            delivery: Mapping[str, Any] = task.request.delivery_info or {}
-            agent.execute(request_id, execution_id, str(delivery["dbward_tag"]))
+            properties: Mapping[str, Any] = task.request.properties or {}
+            agent.execute(request_id, execution_id, str(properties["delivery_tag"]))  # the lease's tag
         except PutBack as e:
             raise Reject(str(e), requeue=True) from e
 

@@ -38,6 +38,8 @@ class Reporter:
         self._due = self._sent_at + IDLE_SECS
 
     def open(self) -> None:
+        """Begin, with nothing due: the start has just reported."""
+        self._due = time.monotonic() + IDLE_SECS
         Thread(target=self._run, name="report", daemon=True).start()
 
     def jobs_changed(self) -> None:
