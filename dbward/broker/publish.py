@@ -8,7 +8,7 @@ from datetime import UTC, datetime
 from typing import TypeVar
 
 from celery import Celery
-from kombu import Connection, Producer
+from kombu import Producer
 
 from dbward.broker import transport
 from dbward.broker.names import EXECUTE_TASK, job_queue
@@ -40,12 +40,12 @@ class Publisher:
         self._app = Celery("dbward", set_as_current=False)
         self._app.conf.update(
             broker_url=transport.LOCAL_URL,
+            broker_transport_options={"source": source},
             task_serializer="json",
             task_ignore_result=True,
             task_send_sent_event=False,
         )
-        self._connection = Connection(transport.LOCAL_URL, transport_options={"source": source})
-        self._producer = Producer(self._connection.channel(), auto_declare=False)
+        self._producer = Producer(self._app.connection_for_write().channel(), auto_declare=False)
 
     def execution(self, tx: Tx, *, target: Target, request_id: str, execution_id: str) -> None:
         """Queue one execution for the agents of `target`. They are woken after the commit."""

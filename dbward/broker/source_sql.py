@@ -9,7 +9,6 @@ from time import monotonic
 from typing import Protocol, TypeVar
 
 from pydantic import BaseModel
-from sqlalchemy import Connection
 
 from dbward.broker import store
 from dbward.broker.names import parse_job_queue
@@ -47,11 +46,11 @@ class Writes(Protocol):
     def write(self, work: Callable[[Tx], T]) -> T: ...
 
 
-Check = Callable[[Connection, str, BaseModel], None]
+Check = Callable[[Tx, str, BaseModel], None]
 """Called first in the transaction of a verb, with its name and what is asked; raises to refuse."""
 
 
-def allow_all(conn: Connection, verb: str, ask: BaseModel) -> None:
+def allow_all(tx: Tx, verb: str, ask: BaseModel) -> None:
     """Code of the server itself may do everything."""
 
 
@@ -84,7 +83,7 @@ class SqlSource:
         ttl = timedelta(milliseconds=ask.message_ttl_ms) if ask.message_ttl_ms is not None else None
 
         def work(tx: Tx) -> Declared:
-            self.check(tx.conn, "declare", ask)
+            self.check(tx, "declare", ask)
             if parse_job_queue(ask.queue) is not None:
                 store.ensure_job_queues(tx, [ask.queue])
             return store.declare(
@@ -102,7 +101,7 @@ class SqlSource:
 
     def bind(self, ask: Bind) -> None:
         def work(tx: Tx) -> None:
-            self.check(tx.conn, "bind", ask)
+            self.check(tx, "bind", ask)
             if parse_job_queue(ask.queue) is None:  # job queues are reached by their name alone
                 store.bind(tx, ask.queue, exchange=ask.exchange, type=ask.type, routing_key=ask.routing_key)
 
@@ -110,14 +109,14 @@ class SqlSource:
 
     def unbind(self, ask: Unbind) -> None:
         def work(tx: Tx) -> None:
-            self.check(tx.conn, "unbind", ask)
+            self.check(tx, "unbind", ask)
             store.unbind(tx, ask.queue, exchange=ask.exchange, routing_key=ask.routing_key)
 
         self.db.write(work)
 
     def delete(self, ask: OneQueue) -> None:
         def work(tx: Tx) -> None:
-            self.check(tx.conn, "delete", ask)
+            self.check(tx, "delete", ask)
             store.delete_queue(tx, ask.queue)
 
         self.db.write(work)
@@ -126,7 +125,7 @@ class SqlSource:
         job = not ask.exchange and parse_job_queue(ask.routing_key) is not None
 
         def work(tx: Tx) -> int:
-            self.check(tx.conn, "publish", ask)
+            self.check(tx, "publish", ask)
             if job:
                 store.ensure_job_queues(tx, [ask.routing_key])
             return store.publish(
@@ -146,21 +145,21 @@ class SqlSource:
 
     def ack(self, ask: Settle) -> list[str]:
         def work(tx: Tx) -> list[str]:
-            self.check(tx.conn, "ack", ask)
+            self.check(tx, "ack", ask)
             return store.ack(tx, ask.session, ask.tags)
 
         return self.db.write(work)
 
     def extend(self, ask: Settle) -> list[str]:
         def work(tx: Tx) -> list[str]:
-            self.check(tx.conn, "extend", ask)
+            self.check(tx, "extend", ask)
             return store.extend(tx, ask.session, ask.tags, self.now() + self.settings.lease)
 
         return self.db.write(work)
 
     def reject(self, ask: Reject) -> list[str]:
         def work(tx: Tx) -> list[str]:
-            self.check(tx.conn, "reject", ask)
+            self.check(tx, "reject", ask)
             delay = timedelta(milliseconds=ask.delay_ms)
             return store.reject(tx, ask.session, ask.tag, requeue=ask.requeue, now=self.now(), delay=delay)
 
@@ -168,14 +167,14 @@ class SqlSource:
 
     def release(self, ask: Release) -> None:
         def work(tx: Tx) -> None:
-            self.check(tx.conn, "release", ask)
+            self.check(tx, "release", ask)
             store.release(tx, ask.session)
 
         self.db.write(work)
 
     def depths(self, ask: Depths) -> list[QueueDepth]:
         def work(tx: Tx) -> list[QueueDepth]:
-            self.check(tx.conn, "depths", ask)
+            self.check(tx, "depths", ask)
             return [
                 QueueDepth(queue=d.queue, ready=d.ready, leased=d.leased, dead=d.dead, oldest_secs=d.oldest_secs)
                 for d in store.depths(tx.conn, self.now(), ask.queues)
@@ -223,7 +222,7 @@ class SqlPoll:
 
     def _first_look(self, tx: Tx) -> _Look:
         source, ask, now = self._source, self._ask, self._source.now()
-        source.check(tx.conn, "fetch", ask)
+        source.check(tx, "fetch", ask)
         wait = min(timedelta(milliseconds=ask.wait_ms), source.settings.max_wait)
         alive_until = now + wait + source.settings.lease
         if not store.open_poll(tx, ask.session, token_id=source.owner, seq=ask.seq, alive_until=alive_until):

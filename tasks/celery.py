@@ -1,0 +1,9 @@
+"""`celery -A tasks …`: the application for `inspect` and Flower, told by DBWARD_SERVER_URL and DBWARD_TOKEN."""
+
+from __future__ import annotations
+
+from dbward.settings.client import broker_from_env
+from tasks.app import make_app
+
+_url, _token = broker_from_env()
+app = make_app(server_url=_url, token=_token)
