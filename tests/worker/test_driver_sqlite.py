@@ -29,7 +29,7 @@ def db(request: pytest.FixtureRequest, tmp_path: Path) -> TargetDb:
         "CREATE VIRTUAL TABLE old USING fts4(body)",
         "INSERT INTO old VALUES ('hello again')",
     )
-    return TargetDb("sqlite://" + str(tmp_path) + "/a%20file%20with%20%25%20and%20%3F.db", made.dialect, "", "")
+    return TargetDb(f"sqlite:///{tmp_path}/a file with % and ?.db", made.dialect, "", "")
 
 
 @pytest.fixture
@@ -234,7 +234,15 @@ def test_a_reader_sees_one_moment(db: TargetDb, path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "url", ["sqlite://", "sqlite:///", "sqlite:///:memory:", "sqlite://host/a.db", "sqlite:///a.db?mode=rwc"]
+    "url",
+    [
+        "sqlite://",
+        "sqlite:///",
+        "sqlite:///:memory:",
+        "sqlite://host/a.db",
+        "sqlite:///a.db?foreign_keys=maybe",
+        "sqlite:a.db",
+    ],
 )
 def test_a_url_that_cannot_work(url: str) -> None:
     with pytest.raises(Misconfigured):

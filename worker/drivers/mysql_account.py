@@ -26,6 +26,27 @@ _REFUSED = {ER.ACCESS_DENIED_ERROR, ER.DBACCESS_DENIED_ERROR, 1698, 1820, 1862, 
 """Wrong user or password; unix-socket-only account; password to be changed; password expired; account locked."""
 
 
+class Connection(pymysql.connections.Connection):
+    server_status: int
+    server_version: str
+    server_thread_id: tuple[int]
+
+    def _create_ssl_ctx(self, sslp: Any) -> ssl.SSLContext:
+        """PyMySQL loads the system's authorities for every connection, 20 ms, only to verify nothing when TLS is merely
+        preferred."""
+        return sslp if isinstance(sslp, ssl.SSLContext) else _UNVERIFIED
+
+
+def _unverified() -> ssl.SSLContext:
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.check_hostname = False
+    context.verify_mode = ssl.CERT_NONE
+    return context
+
+
+_UNVERIFIED = _unverified()
+
+
 @dataclass(frozen=True, slots=True)
 class Account:
     """Where and as whom to connect."""
@@ -35,6 +56,7 @@ class Account:
     user: str
     unix_socket: str | None
     timeout: float
+    tls: dict[str, Any]
 
     @classmethod
     def read(cls, text: str) -> Account:
@@ -46,40 +68,14 @@ class Account:
             raise Misconfigured("the database URL names no user", hint="mysql://user:password@host:3306/database")
         if url.options.get("charset", "utf8mb4") != "utf8mb4":
             raise Misconfigured("the database URL asks for another charset than utf8mb4, which results need")
-        account = cls(
+        return cls(
             url,
             database,
             url.user,
             url.options.get("unix_socket") or url.options.get("socket"),
             connect_timeout(url.options),
+            _tls(url.options),
         )
-        account.tls()
-        return account
-
-    def tls(self) -> dict[str, Any]:
-        """PyMySQL's arguments for the URL's `ssl_mode`: as the mysql client's, which prefers TLS by default."""
-        options = self.url.options
-        authority = options.get("ssl_ca")
-        default = "verify_ca" if authority else "preferred"
-        mode = (options.get("ssl_mode") or options.get("sslmode") or default).lower().replace("-", "_")
-        known = {"disabled", "disable", "preferred", "prefer", "required", "require"}
-        known |= {"verify_ca", "verify_identity", "verify_full"}
-        if mode not in known:
-            raise Misconfigured(f"ssl_mode in the database URL is not known: {mode!r}", hint=", ".join(sorted(known)))
-        if mode in ("disabled", "disable"):
-            return {"ssl_disabled": True}
-        if mode in ("preferred", "prefer"):
-            return {}
-        try:
-            context = ssl.create_default_context(cafile=authority)
-            context.check_hostname = mode in ("verify_identity", "verify_full")
-            if mode in ("required", "require"):
-                context.verify_mode = ssl.CERT_NONE
-            if options.get("ssl_cert"):
-                context.load_cert_chain(options["ssl_cert"], keyfile=options.get("ssl_key"))
-        except (OSError, ssl.SSLError) as error:
-            raise Misconfigured(f"the TLS files of the database URL cannot be read: {error}") from None
-        return {"ssl": context}
 
     def connect(self, *, read_timeout: float | None = None) -> tuple[Connection, socket.socket]:
         """A connection, and a second handle on its socket by which another thread can cut it."""
@@ -102,7 +98,7 @@ class Account:
             read_timeout=read_timeout,
             program_name="dbward",
             defer_connect=True,
-            **self.tls(),
+            **self.tls,
         )
         try:
             with cut_after(self.timeout, line):
@@ -139,10 +135,29 @@ class Account:
         return self.unix_socket or f"{self.url.host or 'localhost'}:{self.url.port or 3306}"
 
 
-class Connection(pymysql.connections.Connection):
-    server_status: int
-    server_version: str
-    server_thread_id: tuple[int]
+def _tls(options: dict[str, str]) -> dict[str, Any]:
+    """PyMySQL's arguments for the URL's `ssl_mode`: as the mysql client's, which prefers TLS by default."""
+    authority = options.get("ssl_ca")
+    default = "verify_ca" if authority else "preferred"
+    mode = (options.get("ssl_mode") or options.get("sslmode") or default).lower().replace("-", "_")
+    known = {"disabled", "disable", "preferred", "prefer", "required", "require"}
+    known |= {"verify_ca", "verify_identity", "verify_full"}
+    if mode not in known:
+        raise Misconfigured(f"ssl_mode in the database URL is not known: {mode!r}", hint=", ".join(sorted(known)))
+    if mode in ("disabled", "disable"):
+        return {"ssl_disabled": True}
+    if mode in ("preferred", "prefer"):
+        return {}
+    try:
+        context = _unverified()
+        if mode not in ("required", "require"):
+            context = ssl.create_default_context(cafile=authority)
+            context.check_hostname = mode in ("verify_identity", "verify_full")
+        if options.get("ssl_cert"):
+            context.load_cert_chain(options["ssl_cert"], keyfile=options.get("ssl_key"))
+    except (OSError, ssl.SSLError) as error:
+        raise Misconfigured(f"the TLS files of the database URL cannot be read: {error}") from None
+    return {"ssl": context}
 
 
 def parts_of(error: Exception) -> tuple[int, str, str | None]:

@@ -131,6 +131,7 @@ class _Link:
         self._types = types
         self._timeout = 0.0
         self._began = 0.0
+        self._asked = 0
         self._poll = select.poll()
         self._poll.register(self._pg.socket, select.POLLIN)
         self._line = socket.socket(fileno=os.dup(self._pg.socket))
@@ -162,8 +163,10 @@ class _Link:
         fields = self._describe(text)
         writer = None
         if fields:
+            before = self._asked
             readers = self._types.resolve([(oid, mod) for _, oid, mod in fields], self.ask)
-            self._prepare(text)  # asking took the place of the unnamed statement
+            if self._asked != before:  # which took the place of the unnamed statement
+                self._prepare(text)
             columns = named_columns([(name, kind) for (name, _, _), (kind, _) in zip(fields, readers, strict=True)])
             writer = results.open(columns, last=last)
         affected = 0
@@ -223,6 +226,7 @@ class _Link:
 
     def ask(self, sql: str) -> list[list[bytes | None]]:
         """Runs our own SQL and returns the rows of its last result."""
+        self._asked += 1
         rows: list[list[bytes | None]] = []
         self._send(lambda: self._pg.send_query(sql.encode()))
         for result in self._results():

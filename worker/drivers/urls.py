@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from urllib.parse import parse_qsl, unquote, urlsplit
 
 from dbward.errors import Misconfigured
@@ -16,7 +16,7 @@ class Url:
     host: str | None
     port: int | None
     user: str | None
-    password: str | None
+    password: str | None = field(repr=False)
     path: str
     options: dict[str, str]
 
