@@ -120,8 +120,8 @@ def _read_users(auth: Table, roles: set[str], groups: set[str]) -> tuple[Configu
 
 def _read_token(table: Table, seen: set[Secret]) -> Secret | None:
     token = table.secret("token")
-    if table.has("token") and token is None:
-        table.wrong("token", "is empty, or its variable is not set")
+    if table.text("token", "absent") == "":
+        table.wrong("token", "is empty")
     if token is None:
         return None
     if not _TOKEN.fullmatch(token.reveal()):

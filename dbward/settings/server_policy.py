@@ -180,10 +180,11 @@ def _read_auto_approve(table: Table, warnings: list[str]) -> AutoApprove | None:
 
 
 def _read_step(table: Table, warnings: list[str]) -> Step:
-    approvers = [a for entry in table.tables("approvers") if (a := _read_approver(entry)) is not None]
+    listed = table.tables("approvers")
+    approvers = [a for entry in listed if (a := _read_approver(entry)) is not None]
     if not table.has("approvers"):
         table.wrong("approvers", "is required")
-    elif not approvers:
+    elif not listed:
         table.wrong("approvers", "names nobody")
     selectors = [approver.selector for approver in approvers]
     twice = dict.fromkeys(selector for selector in selectors if selectors.count(selector) > 1)
