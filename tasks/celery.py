@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 from dbward.settings.client import broker_from_env
+from tasks import control
 from tasks.app import make_app
+
+__all__ = ["app", "control"]  # Celery's command line knows the commands that are imported
 
 _url, _token = broker_from_env()
 app = make_app(server_url=_url, token=_token)

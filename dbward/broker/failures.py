@@ -21,7 +21,8 @@ class BrokerUnavailable(ConnectionError):
 
 
 class BrokerRefused(ChannelError):
-    """What is 404 here is declared again by whoever can."""
+    def __str__(self) -> str:
+        return str(self.reply_text)
 
 
 class TokenRefused(Exception):

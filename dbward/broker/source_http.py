@@ -269,6 +269,8 @@ def _error(response: http.client.HTTPResponse, body: bytes) -> DbwardError:
     pause = response.headers.get("Retry-After", "")
     if pause.isdecimal():
         detail["retry_after_secs"] = min(int(pause), 30)
+    if said.code == Refused.code and said.hint:  # the bare word is for programs, the hint says why
+        return kind(said.hint, code=said.code, detail=detail or None)
     return kind(said.error, code=said.code, hint=said.hint, detail=detail or None)
 
 
