@@ -18,6 +18,7 @@ from urllib.parse import urlsplit
 
 import click
 
+from dbward.cli.app import App, pass_app
 from dbward.cli.sample import create_sample
 from dbward.errors import Misconfigured
 
@@ -55,17 +56,18 @@ _Event = _Line | _Ended | _Stop
 @click.command("dev", short_help="Try dbward on this machine.")
 @click.option("--database-url", metavar="URL", help="The database to run on; without it a sample shop in SQLite.")
 @click.option("--port", type=click.IntRange(0, 65535), default=3000, show_default=True, help="0 takes any free port.")
-def dev(database_url: str | None, port: int) -> None:
+@pass_app
+def dev(app: App, database_url: str | None, port: int) -> None:
     """Start a server and an agent on this machine until Ctrl-C.
 
     Everything runs at once, without approval: this is for getting to know dbward, not for a database that matters.
     """
-    status = run_dev(Path.home() / ".dbward" / "dev", database_url, port)
+    status = run_dev(Path.home() / ".dbward" / "dev", database_url, port, app.env.variables)
     if status:
         raise click.exceptions.Exit(status)
 
 
-def run_dev(home: Path, database_url: str | None, port: int) -> int:
+def run_dev(home: Path, database_url: str | None, port: int, env: Mapping[str, str]) -> int:
     """Run until a signal (0) or until one of the two ends by itself (1). `home` is made, readable by its owner only."""
     home.mkdir(mode=0o700, parents=True, exist_ok=True)
     home.chmod(0o700)
@@ -76,7 +78,7 @@ def run_dev(home: Path, database_url: str | None, port: int) -> int:
         database_url, shown = f"sqlite:///{sample}", f"the sample shop, {sample}"
     else:
         shown = without_secrets(database_url)
-    crew = _Crew()
+    crew = _Crew(env)
     with _signals_to(crew.events):
         try:
             return _start_and_watch(crew, home, database_url, shown, port)
@@ -140,7 +142,8 @@ def _await_agent(crew: _Crew, ready: Path) -> bool:
 class _Crew:
     """The two children, and everything that happens to them, in one queue."""
 
-    def __init__(self) -> None:
+    def __init__(self, env: Mapping[str, str]) -> None:
+        self._env = env
         self.events: queue.SimpleQueue[_Event] = queue.SimpleQueue()
         self.ended: _Ended | None = None
         """The first child that ended without being asked to."""
@@ -159,7 +162,7 @@ class _Crew:
             stdout=subprocess.PIPE if name == "server" else None,  # its first line says where it listens
             text=True,
             start_new_session=True,
-            env={**os.environ, **(secrets or {})},  # noqa: TID251 - passed on whole, not read
+            env={**self._env, **(secrets or {})},
         )
         self._running[name] = child
         threading.Thread(target=self._watch, args=(name, child), name=f"watch-{name}", daemon=True).start()

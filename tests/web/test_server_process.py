@@ -102,7 +102,7 @@ def test_a_port_in_use_is_said_and_nothing_is_made(farm: Farm):
 @pytest.mark.parametrize(
     ("head", "said"),
     [
-        ("", "cannot be read"),
+        ("", "there is no such file"),
         ("state_dir = 5\n", "state_dir"),
         ('state_dir = "state"\nsurprise = 1\n', "surprise"),
         ('state_dir = "state"\n[state]\nurl = "postgresql://u:hunter2x@127.0.0.1:1/db"\n', "127.0.0.1"),
