@@ -84,6 +84,7 @@ def load_agent(path: Path | str, env: Mapping[str, str] | None = None) -> AgentS
         warnings.append("poll_interval_ms has no effect: jobs are handed over as they come")
     root.integer("poll_interval_ms", 1000, least=1)
     probe_dir = base / Path(root.text("probe_dir", str(ALIVE_FILE.parent))).expanduser()
+    probe_base = probe_dir if root.has("probe_dir") else base
     settings = AgentSettings(
         agent_id=_read_id(root),
         server_url=url,
@@ -98,8 +99,8 @@ def load_agent(path: Path | str, env: Mapping[str, str] | None = None) -> AgentS
         startup_retry_initial=first,
         startup_retry_max=last,
         startup_max_wait=root.secs("startup_max_wait_secs", timedelta(seconds=60)) or None,
-        alive_file=base / Path(root.text("alive_file", str(probe_dir / ALIVE_FILE.name))).expanduser(),
-        ready_file=base / Path(root.text("ready_file", str(probe_dir / READY_FILE.name))).expanduser(),
+        alive_file=probe_base / Path(root.text("alive_file", str(probe_dir / ALIVE_FILE.name))).expanduser(),
+        ready_file=probe_base / Path(root.text("ready_file", str(probe_dir / READY_FILE.name))).expanduser(),
         logging=read_logging(root.table("logging"), env),
         schema_sync=_read_schema_sync(root.table("schema_sync")),
         warnings=tuple(warnings),
