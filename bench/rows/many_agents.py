@@ -86,7 +86,7 @@ class IdlePoll:
     def waiting(self) -> bool:
         """No answer, and no end of the connection, has come."""
         sock = self._connection.sock
-        sock.setblocking(False)
+        sock.settimeout(0)
         try:
             sock.recv(1)
         except BlockingIOError:

@@ -130,8 +130,6 @@ class Farm:
 
     dir: Path
     processes: list[Process] = field(default_factory=list)
-    programs: dict[str, Sequence[str]] = field(default_factory=dict)
-    """What to run as `dbward` for the process of a name, where it is not `DBWARD`."""
 
     def spawn(self, name: str, argv: Sequence[str], *, env: Mapping[str, str] | None = None) -> Process:
         """Start a program in its own group, with no more of our environment than it needs."""
@@ -185,9 +183,11 @@ class Farm:
             server.await_ready()
         return server
 
-    def launch_server(self, name: str, config: Path, port: int, env: Mapping[str, str]) -> Process:
+    def launch_server(
+        self, name: str, config: Path, port: int, env: Mapping[str, str], program: Sequence[str] = DBWARD
+    ) -> Process:
         argv = [
-            *self.programs.get(name, DBWARD),
+            *program,
             "server",
             "start",
             "--config",
@@ -220,7 +220,7 @@ class Farm:
         probes.mkdir(exist_ok=True)
         ready_file = probes / "ready"
         lines = [f"agent_id = {json.dumps(name)}", config]
-        lines += [f'alive_file = "{name}-probes/alive"', f'ready_file = "{name}-probes/ready"']
+        lines += [f"alive_file = {json.dumps(str(probes / 'alive'))}", f"ready_file = {json.dumps(str(ready_file))}"]
         lines += ["[server]", f"url = {json.dumps(url)}", 'agent_token = "${DBWARD_AGENT_TOKEN}"']
         for (database, environment), target in databases.items():
             lines += [f"[databases.{database}.{environment}]", f"url = {json.dumps(target)}"]
@@ -228,7 +228,7 @@ class Farm:
         tomllib.loads(path.read_text())
         process = self.spawn(
             name,
-            [*self.programs.get(name, DBWARD), "agent", "--config", str(path)],
+            [*program, "agent", "--config", str(path)],
             env={"DBWARD_AGENT_TOKEN": token or "", **(env or {})},
         )
         if ready:
