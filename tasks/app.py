@@ -7,12 +7,15 @@ from typing import Any, Final
 import celery
 from celery import Celery
 from celery.signals import worker_init, worker_shutdown
+from celery.worker import state
 from celery.worker.consumer import Consumer
 
 from dbward.broker import transport
 from dbward.errors import Misconfigured
 
 CELERY: Final = "5.7."
+PENDING: Final = "_pending_operations"
+"""What Celery's main loop does next, once the wait for messages returns; it has no public name."""
 
 if not celery.__version__.startswith(CELERY) or not hasattr(Consumer, "call_soon_ack"):
     # Before 5.7 a worker on a polling transport holds back acknowledgements, and with them its next task.
@@ -59,13 +62,15 @@ def make_app(*, server_url: str, token: str, transport_options: dict[str, Any] |
 
 
 @worker_init.connect(weak=False)
-def _watch_for_stop(**_: Any) -> None:
-    from celery.worker import state
+def _let_interrupt(sender: Any, **_: Any) -> None:
+    """Let the transport's wait end when Celery's main loop has something else to do: stop, or change its queues."""
 
-    def stopping() -> bool:
-        return state.should_stop not in (None, False) or state.should_terminate not in (None, False)
+    def interrupted() -> bool:
+        flags: tuple[Any, ...] = (state.should_stop, state.should_terminate)  # a status to stop with, which may be 0
+        consumer = getattr(sender, "consumer", None)
+        return any(f is not None and f is not False for f in flags) or bool(getattr(consumer, PENDING, ()))
 
-    transport.Transport.stopping = staticmethod(stopping)
+    transport.Transport.interrupted = staticmethod(interrupted)
 
 
 @worker_shutdown.connect(weak=False)

@@ -40,7 +40,7 @@ LOCAL_URL: Final = "dbward-local://"
 EXIT_TOKEN_REFUSED: Final = 77
 
 _SLICE_SECS: Final = 0.25
-"""How often a waiting worker looks whether it is told to stop."""
+"""How often a waiting worker looks whether it has something else to do."""
 _BACK_OFF_SECS: Final = (0.2, 3.0)
 _EVENTS_PAUSE_SECS: Final = 5.0
 _EMPTY_TOO_SOON_SECS: Final = 1.0
@@ -67,8 +67,8 @@ class Transport(_Base):  # type: ignore[misc]  # kombu has no types that hold
         asynchronous=False, exchange_type=frozenset(["direct", "topic", "fanout"]), heartbeats=False
     )
 
-    stopping: Callable[[], bool] = staticmethod(lambda: False)
-    """Whether the process is told to stop; a worker's main loop sets it."""
+    interrupted: Callable[[], bool] = staticmethod(lambda: False)
+    """Whether a wait should end before its time; set by whoever runs the main loop."""
 
     def __init__(self, client: Any, **kwargs: Any) -> None:
         super().__init__(client, **kwargs)
@@ -172,7 +172,7 @@ class Transport(_Base):  # type: ignore[misc]  # kombu has no types that hold
         """The next answer, waiting in slices. Raises `TimeoutError`."""
         while True:
             left = deadline - time.monotonic() if deadline is not None else _SLICE_SECS
-            if left <= 0 or self.stopping():
+            if left <= 0 or self.interrupted():
                 raise TimeoutError
             pause = max(0.0, self._not_before - time.monotonic())
             groups = [group for channel in self.channels for group in channel.groups()]
