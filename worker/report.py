@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable
-from threading import Condition, Thread
+from threading import Condition, Thread, current_thread
 from typing import Final
 
 from dbward.client.agent_api import FIRST_DELAY_SECS, LAST_DELAY_SECS, jittered
@@ -22,6 +22,9 @@ GAP_SECS: Final = 5.0
 
 SOON_SECS: Final = 1.0
 
+LAST_WORD_SECS: Final = 3.0
+"""How long a stop waits for the server to take the last report."""
+
 
 class Reporter:
     """One thread from `open` to `close`. `send` makes and sends a report, raising what the API raises."""
@@ -34,13 +37,15 @@ class Reporter:
         self._on_unauthorized = on_unauthorized
         self._changed = Condition()
         self._closed = False
+        self._thread: Thread | None = None
         self._sent_at = time.monotonic()
         self._due = self._sent_at + IDLE_SECS
 
     def open(self) -> None:
         """Begin, with nothing due: the start has just reported."""
         self._due = time.monotonic() + IDLE_SECS
-        Thread(target=self._run, name="report", daemon=True).start()
+        self._thread = Thread(target=self._run, name="report", daemon=True)
+        self._thread.start()
 
     def jobs_changed(self) -> None:
         """Report soon, folding what changes at the same time; short jobs need not be seen each."""
@@ -51,9 +56,12 @@ class Reporter:
         self._at(time.monotonic())
 
     def close(self) -> None:
+        """End, after a report that is due: with it a successor of the same name may start at once."""
         with self._changed:
             self._closed = True
             self._changed.notify()
+        if self._thread is not None and self._thread is not current_thread():
+            self._thread.join(LAST_WORD_SECS)
 
     def _at(self, due: float) -> None:
         with self._changed:
@@ -80,13 +88,14 @@ class Reporter:
                 delay = FIRST_DELAY_SECS
 
     def _wait(self) -> bool:
-        """Sleep until a report is due; False when closed."""
+        """Sleep until a report is due; False when closed and none is."""
         with self._changed:
-            while not self._closed:
+            while True:
                 now = time.monotonic()
-                if now >= self._due:
+                if now >= self._due:  # also when closed: the last word, that the agent stops, is due by then
                     self._sent_at = now
                     self._due = now + (BUSY_SECS if self._busy() else IDLE_SECS)
                     return True
+                if self._closed:
+                    return False
                 self._changed.wait(self._due - now)
-            return False
