@@ -134,7 +134,6 @@ class Agent:
             ),
             jobs=self._jobs,
             session=self._session,
-            instance=self._instance,
             closing=self._closing,
             quiet=self._quiet,
             abandon=self._abandon,

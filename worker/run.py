@@ -90,7 +90,6 @@ class Runner:
         *,
         jobs: Jobs,
         session: str,
-        instance: str,
         closing: Event,
         quiet: Event,
         abandon: Event,
@@ -102,7 +101,6 @@ class Runner:
         self._rules = rules
         self._jobs = jobs
         self._session = session
-        self._instance = instance
         self._closing = closing
         self._quiet = quiet
         self._abandon = abandon
@@ -161,7 +159,7 @@ class Runner:
 
     def _claim(self, job: Job, tag: str) -> Claimed | None:
         """The job, or None when the server does not want it run any more. Raises `PutBack`."""
-        request = ClaimRequest(session=self._session, instance=self._instance, tag=tag)
+        request = ClaimRequest(session=self._session, tag=tag)
         try:
             return self._patiently(partial(self._api.claim, job.execution_id, request), "claim", stop=job.halt)
         except (Conflict, Missing) as e:

@@ -66,7 +66,6 @@ class ClaimRequest(Wire):
     """`POST /api/agent/executions/{id}/claim`. `tag` is the broker lease that proves the message is held by this session."""
 
     session: str
-    instance: str
     tag: str
 
 

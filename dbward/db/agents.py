@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from datetime import datetime
 
-from sqlalchemy import Connection, delete, insert, select, update
+from sqlalchemy import Connection, delete, insert, or_, select, update
 
 from dbward.db.engine import Tx
 from dbward.db.rows import AgentRow, read
@@ -14,6 +14,17 @@ from dbward.domain.model import Dialect, Target
 
 def find(conn: Connection, agent_id: str) -> AgentRow | None:
     row = conn.execute(select(agents).where(agents.c.id == agent_id)).mappings().first()
+    return read(AgentRow, row) if row is not None else None
+
+
+def named_like(conn: Connection, name: str) -> dict[str, AgentRow]:
+    """Agents called `name`, or `name` with a hyphen and something after it, by their name."""
+    query = select(agents).where(or_(agents.c.id == name, agents.c.id.startswith(f"{name}-", autoescape=True)))
+    return {row["id"]: read(AgentRow, row) for row in conn.execute(query).mappings()}
+
+
+def of_session(conn: Connection, session: str) -> AgentRow | None:
+    row = conn.execute(select(agents).where(agents.c.session == session)).mappings().first()
     return read(AgentRow, row) if row is not None else None
 
 

@@ -30,6 +30,8 @@ from dbward.db.listen import CHANNEL, Listener, encode
 from dbward.errors import Unavailable
 from dbward.settings.server import StateSettings
 
+__all__ = ["Connection", "Store", "Tx", "open_store"]
+
 T = TypeVar("T")
 log = logging.getLogger(__name__)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from datetime import datetime, timedelta
 from typing import Literal
@@ -11,11 +12,11 @@ from dbward.broker import store as broker
 from dbward.broker.names import job_queue, parse_job_queue
 from dbward.client.wire import PROTOCOL, AgentReport, AgentWelcome
 from dbward.db import agents
-from dbward.db.engine import Tx
+from dbward.db.engine import Connection, Tx
 from dbward.db.rows import AgentRow, RequestRow
 from dbward.domain import rbac
 from dbward.domain.model import Event, Permission, Principal, Target
-from dbward.errors import Conflict, Invalid, Refused
+from dbward.errors import Invalid, Refused
 from dbward.runtime import Runtime
 from dbward.services.journal import record
 from dbward.services.views import View
@@ -29,8 +30,7 @@ AgentStatus = Literal["healthy", "saturated", "draining", "offline"]
 def report(rt: Runtime, who: Principal, said: AgentReport) -> AgentWelcome:
     """Register an agent process, or take its latest word. Every declared target must be registered and in scope.
 
-    Raises `Refused` (a target outside the token's scopes), `Invalid` (unknown target, protocol) and `Conflict` when
-    another live process uses the same token and instance name.
+    Raises `Refused` (a target outside the token's scopes) and `Invalid` (unknown target, protocol).
     """
     if said.protocol != PROTOCOL:
         raise Invalid(
@@ -48,18 +48,11 @@ def report(rt: Runtime, who: Principal, said: AgentReport) -> AgentWelcome:
                 code="database.not_registered",
                 hint="add it to [[databases]] in server.toml, or take it out of agent.toml",
             )
-    node = f"{who.subject}@{said.instance}"
     queues = [job_queue(target) for target in targets]
 
-    def work(tx: Tx) -> datetime:
+    def work(tx: Tx) -> tuple[str, datetime]:
         now = rt.now()
-        before = agents.find(tx.conn, node)
-        if before is not None and before.session != said.session and _alive(before, now) and not before.draining:
-            raise Conflict(
-                f"another agent process is running as {node}",
-                code="agent.duplicate",
-                hint="give each agent its own agent_id; after a crash wait a minute",
-            )
+        node, before = _free_name(tx.conn, f"{who.subject}@{said.instance}", said.session, now)
         agents.save(
             tx,
             AgentRow(
@@ -83,10 +76,28 @@ def report(rt: Runtime, who: Principal, said: AgentReport) -> AgentWelcome:
         broker.ensure_job_queues(tx, queues)
         if before is None:
             record(rt, tx, Event.AGENT_REGISTERED, actor=who, resource=("agent", node))
-        return now
+        return node, now
 
-    at = rt.store.write(work)
+    node, at = rt.store.write(work)
     return AgentWelcome(node=node, queues=queues, server_time=at, server_version=VERSION, protocol=PROTOCOL)
+
+
+def _free_name(conn: Connection, name: str, session: str, now: datetime) -> tuple[str, AgentRow | None]:
+    """The name this process has, or the first free of `name`, `name-2`, `name-3` …, with whoever had it before.
+
+    A name is taken while the process that has it is heard of: replicas with one `agent_id` are told apart, and an agent
+    that is back right after a crash need not wait until its former self is given up.
+    """
+    taken = agents.named_like(conn, name)
+    for node, row in taken.items():
+        if row.session == session:
+            return node, row
+    for number in itertools.count(1):
+        node = name if number == 1 else f"{name}-{number}"
+        row_before = taken.get(node)
+        if row_before is None or row_before.draining or not _alive(row_before, now):
+            return node, row_before
+    raise AssertionError("counting never ends")
 
 
 def seen(tx: Tx, session: str, now: datetime) -> None:

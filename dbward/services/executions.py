@@ -20,7 +20,7 @@ from dbward.client.wire import (
     StartRequest,
     WireLimits,
 )
-from dbward.db import executions, requests
+from dbward.db import agents, executions, requests
 from dbward.db.engine import Tx
 from dbward.db.rows import ExecutionRow, RequestRow
 from dbward.domain import policy, rbac, tokens
@@ -62,7 +62,10 @@ def claim(rt: Runtime, who: Principal, execution_id: str, asked: ClaimRequest) -
             raise Conflict(
                 f"execution is {execution.status}, request is {request.status}", code="execution.not_claimable"
             )
-        node = f"{who.subject}@{asked.instance}"
+        agent = agents.of_session(tx.conn, asked.session)
+        if agent is None or agent.subject_id != who.subject:
+            raise Conflict("this session has not reported itself", code="agent.unknown", hint="report first")
+        node = agent.id
         limits = policy.limits_for(
             policy.find_execution_policy(rt.settings.policy.execution_policies, request.target),
             request.operation,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import secrets
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from time import monotonic
 from typing import Any
 
@@ -55,17 +55,14 @@ TERMINAL = {"executed", "failed", "rejected", "cancelled", "expired", "execution
 @dataclass(slots=True)
 class People:
     server: Server
-    http: httpx2.Client = field(init=False)
-
-    def __post_init__(self) -> None:
-        self.http = httpx2.Client(base_url=self.server.url, timeout=40)
 
     @staticmethod
     def tokens_env() -> dict[str, str]:
         return {f"TOKEN_{name.upper()}": token for name, token in TOKENS.items()}
 
     def call(self, who: str, method: str, path: str, body: Any = None) -> httpx2.Response:
-        return self.http.request(method, path, json=body, headers={"Authorization": f"Bearer {TOKENS[who]}"})
+        headers = {"Authorization": f"Bearer {TOKENS[who]}"}
+        return httpx2.request(method, self.server.url + path, json=body, headers=headers, timeout=40)
 
     def ask(self, who: str, method: str, path: str, body: Any = None) -> dict[str, Any]:
         """The answer to a call that must succeed."""

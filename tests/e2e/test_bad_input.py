@@ -48,6 +48,11 @@ def code(answer: httpx2.Response) -> tuple[int, str]:
     return answer.status_code, body["code"]
 
 
+def admin(server: Server, method: str, path: str, body: Any = None) -> httpx2.Response:
+    headers = {"Authorization": f"Bearer {server.admin_token}"}
+    return httpx2.request(method, server.url + path, json=body, headers=headers)
+
+
 def request_body(**changes: Any) -> dict[str, Any]:
     return {"database": "app", "environment": "development", "detail": "SELECT 1", **changes}
 
@@ -81,7 +86,10 @@ def test_a_request_that_is_wrong(people: People, changes: dict[str, Any], expect
 
 def test_bodies_that_are_no_json(people: People) -> None:
     headers = {"Authorization": "Bearer " + People.tokens_env()["TOKEN_ALICE"]}
-    post = people.http.post
+
+    def post(path: str, **how: Any) -> httpx2.Response:
+        return httpx2.post(people.server.url + path, **how)
+
     broken = post("/api/requests", content=b'{"database": ', headers={**headers, "Content-Type": "application/json"})
     assert broken.status_code == 400
     plain = post("/api/requests", content=b"hello", headers={**headers, "Content-Type": "text/plain"})
@@ -93,7 +101,6 @@ def test_bodies_that_are_no_json(people: People) -> None:
 
 
 def test_tokens_that_are_not_good(server: Server, people: People) -> None:
-    admin = httpx2.Client(base_url=server.url, headers={"Authorization": f"Bearer {server.admin_token}"})
 
     def me(token: str) -> httpx2.Response:
         return httpx2.get(f"{server.url}/api/me", headers={"Authorization": f"Bearer {token}"})
@@ -101,14 +108,14 @@ def test_tokens_that_are_not_good(server: Server, people: People) -> None:
     assert code(me(new_token())) == (401, "unauthorized")
     assert code(me("short")) == (401, "unauthorized")
     soon = datetime.now(UTC) + timedelta(seconds=2)
-    made = admin.post(
-        "/api/tokens", json={"subject_id": "admin", "subject_type": "user", "expires_at": soon.isoformat()}
+    made = admin(
+        server, "POST", "/api/tokens", {"subject_id": "admin", "subject_type": "user", "expires_at": soon.isoformat()}
     ).json()
     assert me(made["token"]).status_code == 200
     people.server.farm.until(lambda: me(made["token"]).status_code == 401, "the token has expired")
-    lasting = admin.post("/api/tokens", json={"subject_id": "admin", "subject_type": "user"}).json()
+    lasting = admin(server, "POST", "/api/tokens", {"subject_id": "admin", "subject_type": "user"}).json()
     assert me(lasting["token"]).status_code == 200
-    assert admin.delete(f"/api/tokens/{lasting['id']}").status_code == 200
+    assert admin(server, "DELETE", f"/api/tokens/{lasting['id']}").status_code == 200
     assert code(me(lasting["token"])) == (401, "unauthorized")
 
 
@@ -204,13 +211,12 @@ def test_an_agent_with_a_wrong_token_ends_with_a_clear_message(farm: Farm, sqlit
 def test_an_agent_whose_token_is_revoked_stops(farm: Farm, sqlite_path: Path) -> None:
     sqlite3.connect(sqlite_path).close()
     server = farm.server(config=CONFIG, env=People.tokens_env())
-    admin = httpx2.Client(base_url=server.url, headers={"Authorization": f"Bearer {server.admin_token}"})
     scopes = [{"database": "app", "environment": "development"}]
-    made = admin.post(
-        "/api/tokens", json={"subject_id": "edge", "subject_type": "agent", "scopes": scopes, "name": "edge"}
+    made = admin(
+        server, "POST", "/api/tokens", {"subject_id": "edge", "subject_type": "agent", "scopes": scopes, "name": "edge"}
     ).json()
     agent = farm.agent(server, {("app", "development"): f"sqlite:///{sqlite_path}"}, token=made["token"])
-    assert admin.delete(f"/api/tokens/{made['id']}").status_code == 200
+    assert admin(server, "DELETE", f"/api/tokens/{made['id']}").status_code == 200
     assert agent.wait(60) == 77
     assert "Traceback" not in agent.log()
 
@@ -218,9 +224,10 @@ def test_an_agent_whose_token_is_revoked_stops(farm: Farm, sqlite_path: Path) ->
 def test_an_agent_outside_its_scopes_is_refused(farm: Farm, sqlite_path: Path) -> None:
     sqlite3.connect(sqlite_path).close()
     server = farm.server(config=CONFIG, env=People.tokens_env())
-    admin = httpx2.Client(base_url=server.url, headers={"Authorization": f"Bearer {server.admin_token}"})
     scopes = [{"database": "app", "environment": "development"}]
-    made = admin.post("/api/tokens", json={"subject_id": "edge", "subject_type": "agent", "scopes": scopes}).json()
+    made = admin(
+        server, "POST", "/api/tokens", {"subject_id": "edge", "subject_type": "agent", "scopes": scopes}
+    ).json()
     agent = farm.agent(server, {("app", "production"): f"sqlite:///{sqlite_path}"}, token=made["token"], ready=False)
     assert agent.wait(60) == 1
     assert "app/production" in agent.log()

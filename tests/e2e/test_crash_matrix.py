@@ -16,7 +16,7 @@ import pytest
 from tests.conftest import State
 from tests.e2e.crashing import POINTS
 from tests.e2e.people import CONFIG, People
-from tests.support.processes import Farm
+from tests.support.processes import DBWARD, Farm
 
 pytestmark = pytest.mark.e2e
 
@@ -74,9 +74,11 @@ def test_every_point_has_its_expectation() -> None:
 def test_kill_at(point: str, farm: Farm, state: State, effects: str, tmp_path: Path) -> None:
     victim = point.partition("-")[0]
     marker = tmp_path / "killed"
-    farm.programs[victim] = (sys.executable, str(CRASHING), point, str(marker))
-    server = farm.server(config=CONFIG, state_url=state.url, env=People.tokens_env())
-    agent = farm.agent(server, {("app", "production"): effects})
+    deadly = (sys.executable, str(CRASHING), point, str(marker))
+    server = farm.server(
+        config=CONFIG, state_url=state.url, env=People.tokens_env(), program=deadly if victim == "server" else DBWARD
+    )
+    agent = farm.agent(server, {("app", "production"): effects}, program=deadly if victim == "agent" else DBWARD)
     people = People(server)
 
     request_id = people.submit_and_approve(INSERT)

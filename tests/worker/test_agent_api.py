@@ -12,7 +12,7 @@ from dbward.client.wire import ClaimRequest, StartRequest
 from tests.support import services
 from tests.worker.tiny_server import LOSE_ANSWER, TOKEN, TinyServer
 
-CLAIM = ClaimRequest(session="session-1", instance="test", tag="t")
+CLAIM = ClaimRequest(session="session-1", tag="t")
 
 
 @pytest.mark.parametrize(

@@ -62,7 +62,6 @@ def bench(server: TinyServer, api: AgentApi, url: str) -> Iterator[Bench]:
         Rules(NODE, {TARGET}, {Operation.EXECUTE_SELECT, DML}, timedelta(seconds=60)),
         jobs=jobs,
         session="session-1",
-        instance="test",
         closing=closing,
         quiet=quiet,
         abandon=abandon,
