@@ -78,14 +78,15 @@ def _count(index: int, step: Step, approvals: Sequence[Approval]) -> StepProgres
     here = tuple(approval for approval in approvals if approval.step_index == index)
     people = {(approval.actor, approval.matched_selector) for approval in here if approval.action == "approve"}
     left = Counter(selector for _, selector in people)
-    required = []
-    for entry in step.approvers:
-        needed = max(entry.min, 1)
-        # An entry written twice needs its approvals twice, because one approval counts for one entry only.
-        counted = min(needed, left[str(entry.selector)])
-        left[str(entry.selector)] -= counted
-        required.append(Required(entry.selector, needed, counted))
-    return StepProgress(index, step.mode, tuple(required), here)
+    counted: dict[int, int] = {}
+    # One approval counts for one entry, so an entry written twice needs its approvals twice; the smaller one first.
+    for position, entry in sorted(enumerate(step.approvers), key=lambda it: it[1].min):
+        counted[position] = min(max(entry.min, 1), left[str(entry.selector)])
+        left[str(entry.selector)] -= counted[position]
+    required = tuple(
+        Required(entry.selector, max(entry.min, 1), counted[position]) for position, entry in enumerate(step.approvers)
+    )
+    return StepProgress(index, step.mode, required, here)
 
 
 def choose_selector(

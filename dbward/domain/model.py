@@ -246,7 +246,7 @@ DEFAULT_MAX_ROWS = 10_000
 class Limits:
     """What one execution may use; signed into its token. Zero timeout means none (migrations only).
 
-    `max_bytes` counts the encoded rows, `max_rows` the rows kept; the first that is reached cuts the result and says so.
+    `max_bytes` counts the encoded rows, `max_rows` the rows kept; the first one reached cuts the result and says so.
     """
 
     statement_timeout: timedelta
@@ -309,7 +309,7 @@ class AuditOutcome(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class StatementError:
-    """What the target database, or the agent, said went wrong. `position` is 1-based, in characters of the statement."""
+    """What the target database, or the agent, says went wrong. `position`: 1-based, in characters of the statement."""
 
     code: str
     message: str
