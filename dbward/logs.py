@@ -17,6 +17,17 @@ from typing import Any, Final, Literal, Protocol, TextIO
 _context: ContextVar[Mapping[str, str]] = ContextVar("dbward_log_context", default={})  # noqa: B039 - never mutated
 
 _STANDARD: Final = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "context", "taskName"}
+_CHATTY: Final = (
+    "alembic",
+    "botocore",
+    "celery.app.trace",
+    "celery.worker.strategy",
+    "httpcore2",
+    "httpx2",
+    "urllib3",
+)
+"""What these say at level info, or below, our own lines say already."""
+
 _CONTROL: Final = {code: f"\\x{code:02x}" for code in (*range(0x20), *range(0x7F, 0xA0)) if code != 0x09} | {
     0x0A: "\\n",
     0x0D: "\\r",
@@ -56,8 +67,8 @@ def configure(wanted: Wanted, stream: TextIO | None = None) -> None:
     root.addHandler(handler)
     root.setLevel(logging.getLevelNamesMapping()[wanted.level.upper()])
     logging.captureWarnings(capture=True)
-    for chatty in ("httpx2", "httpcore2", "alembic", "botocore", "urllib3"):
-        logging.getLogger(chatty).setLevel(logging.WARNING)
+    for name in _CHATTY:
+        logging.getLogger(name).setLevel(max(logging.WARNING, root.level))
 
 
 def _attach(record: logging.LogRecord) -> bool:
@@ -72,8 +83,10 @@ def _stamp(record: logging.LogRecord) -> str:
 
 def _facts(record: logging.LogRecord) -> dict[str, Any]:
     """Bound ids, then what the call passed in `extra`."""
-    extra = {key: value for key, value in vars(record).items() if key not in _STANDARD}
-    return {**getattr(record, "context", {}), **extra}
+    bound_ids: dict[str, Any] = getattr(record, "context", {})
+    if not record.name.startswith("dbward"):  # what others attach is for their own handlers
+        return bound_ids
+    return {**bound_ids, **{key: value for key, value in vars(record).items() if key not in _STANDARD}}
 
 
 class TextLines(logging.Formatter):
@@ -96,8 +109,8 @@ class JsonLines(logging.Formatter):
             "level": record.levelname.lower(),
             "logger": record.name,
             "message": record.getMessage(),
-            **_facts(record),
         }
+        entry = {**entry, **{key: value for key, value in _facts(record).items() if key not in entry}}
         if record.exc_info:
             entry["exception"] = self.formatException(record.exc_info)
         return json.dumps(entry, ensure_ascii=True, default=str)

@@ -120,7 +120,7 @@ def _body(sql: str, target: tuple[str, str], asked: dict[str, Any]) -> dict[str,
         "share_with": list(asked["share_with"]),
     }
     body |= {key: asked[key] for key in ("reason", "emergency", "allow_ddl", "no_result_store")}
-    return {key: value for key, value in body.items() if value}
+    return {key: value for key, value in body.items() if value or key == "detail"}
 
 
 def _submit(app: App, body: dict[str, Any]) -> dict[str, Any]:

@@ -28,18 +28,25 @@ def show(out: Output, result: ResultSet, form: ResultFormat) -> None:
             out.say("(some values were cut; see them whole with --result-format vertical)")
     elif form == "json":
         _json(out.env.stdout, result, out.env.shows)
-    out.say(summary(result))
+    else:
+        out.data(counts(result))
+    if result.columns is not None or "duration_ms" in result.head:
+        out.say(summary(result))
 
 
-def summary(result: ResultSet) -> str:
-    """`(3 rows, 12 ms)`: how much there is and how long the statement took."""
+def counts(result: ResultSet) -> list[str]:
+    """How many rows there are, and how many were affected."""
     parts = []
     if result.columns is not None:
         parts.append(_counted(result.row_count, "row"))
     if result.rows_affected is not None:
         parts.append(f"{_counted(result.rows_affected, 'row')} affected")
-    elif result.columns is None:
-        parts.append("done")
+    return parts or ["done"]
+
+
+def summary(result: ResultSet) -> str:
+    """`(3 rows, 12 ms)`: how much there is and how long the statement took."""
+    parts = counts(result)
     took = result.head.get("duration_ms")
     if isinstance(took, int):
         parts.append(f"{took} ms" if took < 10_000 else f"{took / 1000:.1f} s")

@@ -88,7 +88,7 @@ def table(header: Sequence[str], rows: Sequence[Sequence[object]], limits: Seque
         for row in rows
     ]
     widths = [max(width(cell) for cell in column) for column in zip(header, *cells, strict=True)]
-    return list(lines(header, cells, widths))
+    return [line.rstrip() for line in lines(header, cells, widths)]
 
 
 def pairs(entries: Iterable[tuple[str, object]]) -> list[str]:

@@ -1,0 +1,194 @@
+"""The program as a whole: entry, options, formats, exit statuses, mistakes."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import click
+import pytest
+
+from dbward import VERSION
+from dbward.cli.execute import needs_asking
+from dbward.cli.main import COMMANDS, load
+from dbward.cli.times import Moment, shown
+from tests.cli.conftest import Person
+
+
+@pytest.mark.parametrize("option", ["--version", "-v"])
+def test_version(offline: Person, option: str) -> None:
+    assert offline(option).out == f"dbward {VERSION}\n"
+    assert offline("--format", "json", option).out == f"dbward {VERSION}\n"
+
+
+def test_the_version_needs_nothing_heavy() -> None:
+    code = (
+        "import sys; from dbward.cli.main import main; from dbward.cli.env import process_env; "
+        "status = main(['--version'], process_env()); "
+        "heavy = {'click', 'rich', 'httpx2', 'pydantic', 'celery', 'sqlalchemy', 'flask'} & set(sys.modules); "
+        "sys.exit(f'{heavy}' if heavy else status)"
+    )
+    ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert (ran.returncode, ran.stdout, ran.stderr) == (0, f"dbward {VERSION}\n", "")
+
+
+def test_help_imports_no_command() -> None:
+    code = (
+        "import sys; from dbward.cli.main import main; from dbward.cli.env import process_env; "
+        "status = main(['--help'], process_env()); "
+        "heavy = {'httpx2', 'pydantic', 'celery', 'sqlalchemy', 'flask', 'rich'} & set(sys.modules); "
+        "sys.exit(f'{heavy}' if heavy else status)"
+    )
+    ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert (ran.returncode, ran.stderr) == (0, "")
+    assert all(name in ran.stdout for name in COMMANDS)
+
+
+def every_command() -> list[tuple[str, ...]]:
+    found: list[tuple[str, ...]] = []
+    for name in COMMANDS:
+        command = load(name)
+        assert command is not None
+        found.append((name,))
+        if isinstance(command, click.Group):
+            found += [(name, sub) for sub in command.commands]
+    return found
+
+
+@pytest.mark.parametrize("path", every_command(), ids=" ".join)
+def test_every_command_has_help(offline: Person, path: tuple[str, ...]) -> None:
+    ran = offline("--format", "json", *path, "--help")
+    assert ran.status == 0
+    assert ran.out.startswith(f"Usage: dbward {' '.join(path)}")
+    assert ran.err == ""
+
+
+@pytest.mark.parametrize(
+    "argv",
+    [
+        ["nonsense"],
+        ["whoami", "--nonsense"],
+        ["request", "list", "--limit", "0"],
+        ["request", "show"],
+        ["execute"],
+        ["execute", "SELECT 1", "-f", "x"],
+        ["execute", "SELECT 1", "--allow-ddl"],
+        ["request", "result", "abcd", "--list", "--execution", "x"],
+        ["request", "result", "abcd", "--limit", "5"],
+        ["audit", "--since", "yesterday"],
+        ["audit", "--since", "2026-01-01T00:00:00"],
+    ],
+)
+def test_usage_mistakes(offline: Person, argv: list[str]) -> None:
+    ran = offline(*argv)
+    assert (ran.status, ran.out) == (2, "")
+    assert ran.err.startswith("Error: ")
+    for where in (["--format", "json", *argv], [*argv, "--format=json"]):
+        ran = offline(*where)
+        assert ran.json["error"]["code"] == "usage"
+        assert ran.status == 2
+        assert ran.err.startswith("Error: ")
+    assert offline(*argv, "--format", "quiet").err == ""
+
+
+def test_no_command_shows_the_help(offline: Person) -> None:
+    ran = offline()
+    assert ran.status == 2
+    assert "Commands:" in ran.out + ran.err
+
+
+def test_no_configuration(offline: Person) -> None:
+    ran = offline("whoami")
+    assert (ran.status, ran.out) == (1, "")
+    assert "DBWARD_SERVER_URL" in ran.err
+    assert offline("whoami", "--format", "json").json["error"]["code"] == "config_error"
+
+
+def test_no_token(offline: Person) -> None:
+    ran = offline("whoami", "--format", "json", DBWARD_SERVER_URL="http://localhost:1")
+    assert ran.json["error"]["code"] == "auth_error"
+
+
+def test_nobody_answers(offline: Person, free_port: int) -> None:
+    env = {"DBWARD_SERVER_URL": f"http://127.0.0.1:{free_port}", "DBWARD_TOKEN": "dbw_x"}
+    ran = offline("whoami", "--format", "json", **env)
+    assert ran.json["error"]["code"] == "network_error"
+    assert ran.status == 1
+
+
+def test_config_mistakes_come_together(offline: Person) -> None:
+    (offline.cwd / "dbward.toml").write_text('defautl_database = "x"\n[server]\nurl = 5\n')
+    ran = offline("whoami")
+    assert ran.status == 1
+    assert "server.url: must be a text" in ran.err
+    assert "did you mean `default_database`" in ran.err
+
+
+def test_plain_http_in_public_is_refused_for_every_command(offline: Person) -> None:
+    env = {"DBWARD_SERVER_URL": "http://[2001:db8::1]", "DBWARD_TOKEN": "dbw_x", "DBWARD_DATABASE": "app"}
+    for argv in (["whoami"], ["request", "list"], ["agents"], ["databases"], ["audit"], ["execute", "SELECT 1"]):
+        assert offline(*argv, "--format", "json", **env).json["error"]["code"] == "transport.insecure"
+
+
+def test_warnings_are_in_the_envelope_and_not_on_a_quiet_stderr(offline: Person, free_port: int) -> None:
+    (offline.cwd / "dbward.toml").write_text(f'[server]\nurl = "http://localhost:{free_port}"\ntoken = "dbw_x"\n')
+    quiet = offline("whoami", "--format", "quiet")
+    assert quiet.err == ""
+    assert "token" in json.loads(quiet.out)["warnings"][0]
+    assert offline("whoami").err.startswith("⚠ ")
+
+
+@pytest.mark.parametrize(
+    ("sql", "environment", "asks"),
+    [
+        ("SELECT 1", "development", False),
+        ("  -- hello\n/* x */ (select 1)", "development", False),
+        ("WITH x AS (SELECT 1) SELECT * FROM x", "development", False),
+        ("WITH x AS (DELETE FROM t RETURNING 1) SELECT * FROM x", "development", True),
+        ("SELECT 1; DROP TABLE t", "development", True),
+        ("SELECT * INTO t2 FROM t", "development", True),
+        ("EXPLAIN ANALYZE UPDATE t SET a = 1", "development", True),
+        ("UPDATE t SET a = 1", "development", True),
+        ("/*! DELETE FROM t */", "development", True),
+        ("", "development", True),
+        ("SELECT 1", "production", True),
+        ("SELECT 1", "eu-prod", True),
+    ],
+)
+def test_when_a_person_is_asked(sql: str, environment: str, asks: bool) -> None:
+    assert needs_asking(sql, environment, emergency=False) is asks
+    assert needs_asking(sql, environment, emergency=True)
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("2026-05-01", "2026-05-01T00:00:00Z"),
+        ("2026-05-01T12:00:00+02:00", "2026-05-01T10:00:00Z"),
+        ("2026-05-01T12:00:00Z", "2026-05-01T12:00:00Z"),
+    ],
+)
+def test_moments(text: str, expected: str) -> None:
+    assert Moment().convert(text, None, None) == expected
+
+
+def test_the_end_of_a_day_and_ago() -> None:
+    assert Moment(end=True).convert("2026-05-01", None, None) == "2026-05-01T23:59:59.999999Z"
+    ago = datetime.fromisoformat(Moment().convert("2h", None, None))
+    assert timedelta(hours=2) <= datetime.now(UTC) - ago < timedelta(hours=3)
+
+
+@pytest.mark.parametrize("text", ["", "soon", "2026-13-01", "99999999d", "2026-05-01T12:00:00", "-1d"])
+def test_no_moment(text: str) -> None:
+    with pytest.raises(click.UsageError):
+        Moment().convert(text, None, None)
+
+
+def test_a_time_of_an_answer() -> None:
+    assert shown(None) is None
+    assert shown("not a time") == "not a time"
+    made: Any = shown("2026-05-01T12:00:00Z")
+    assert len(made) == 19
