@@ -69,7 +69,7 @@ def register(app: Flask) -> None:
     app.register_error_handler(DbwardError, _expected)
     app.register_error_handler(ValidationError, _wrong_shape)
     app.register_error_handler(HTTPException, _refused_by_framework)
-    for broken in (ParseException, NoMoreData, ConnectionError):
+    for broken in (ParseException, NoMoreData, ConnectionError, BlockingIOError):
         app.register_error_handler(broken, _broken_body)
     app.register_error_handler(Exception, _unexpected)
 
@@ -125,7 +125,7 @@ def _refused_by_framework(e: HTTPException) -> Response:
 
 
 def _broken_body(e: Exception) -> Response:
-    """The upload ended or went wrong in the middle; most often nobody is left to read this."""
+    """The upload ended, stalled or went wrong in the middle; most often nobody is left to read this."""
     log.info("broken upload: %s", type(e).__name__)
     return envelope(400, "validation: the body is incomplete or wrongly framed", Malformed.code)
 

@@ -12,6 +12,7 @@ import os
 import select
 import signal
 import socket
+import struct
 import sys
 import threading
 from time import monotonic
@@ -42,8 +43,12 @@ KEEP_ALIVE_SECS = 75
 HEARTBEAT_SECS = 120
 CLOSE_SECS = 1.0
 """How long a closed connection waits for its peer to have read everything."""
+STALL_SECS = 60
+"""How long a peer may neither send nor take a byte of what is being transferred, before its thread is given up."""
 LINGER_SECS = 0.5
 """How long a stopping server still answers on connections that were idle when it was told to stop."""
+
+_STALL = struct.pack("ll", STALL_SECS, 0)  # a struct timeval
 
 _PARSE_ERRORS: tuple[tuple[type[Exception], int], ...] = (
     (http.LimitRequestLine, 414),
@@ -164,7 +169,7 @@ class Log(glogging.Logger):  # type: ignore[misc]  # gunicorn carries no types
     def __init__(self, cfg: Any) -> None:
         super().__init__(cfg)
         self.error_log.propagate = True
-        self.error_log.addFilter(lambda record: arbiter.Arbiter.WORKER_BOOT_ERROR not in (record.args or ()))
+        self.error_log.addFilter(_worth_a_line)
 
 
 class Worker(ThreadWorker):  # type: ignore[misc]  # gunicorn carries no types
@@ -187,6 +192,8 @@ class Worker(ThreadWorker):  # type: ignore[misc]  # gunicorn carries no types
     def load_wsgi(self) -> None:
         try:
             self.rt = open_runtime(self.app.settings)
+            self.housekeeper = Housekeeper(self.rt)
+            self.housekeeper.start()
         except DbwardError as e:
             sys.stderr.write(f"dbward server: {e.message}\n")
             sys.exit(arbiter.Arbiter.WORKER_BOOT_ERROR)
@@ -201,12 +208,10 @@ class Worker(ThreadWorker):  # type: ignore[misc]  # gunicorn carries no types
             return app(environ, start)
 
         self.wsgi = wsgi
-        self.housekeeper = Housekeeper(self.rt)
 
     def run(self) -> None:
         assert self.rt is not None
         assert self.housekeeper is not None
-        self.housekeeper.start()
         if self.age == 1:
             self._announce()
         try:
@@ -243,6 +248,9 @@ class Worker(ThreadWorker):  # type: ignore[misc]  # gunicorn carries no types
 
         A graceful close waits for the peer; in the loop, everybody else would wait with it.
         """
+        for option in (socket.SO_RCVTIMEO, socket.SO_SNDTIMEO):
+            with contextlib.suppress(OSError):
+                conn.sock.setsockopt(socket.SOL_SOCKET, option, _STALL)
         keep = super().handle(conn)
         if keep is False:
             with contextlib.suppress(OSError):
@@ -294,6 +302,13 @@ def pin_to_one_cpu() -> None:
         cpus = sorted(os.sched_getaffinity(0))
         with contextlib.suppress(OSError):  # some sandboxes forbid it
             os.sched_setaffinity(0, {cpus[os.getpid() % len(cpus)]})
+
+
+def _worth_a_line(record: logging.LogRecord) -> bool:
+    """Not what the worker has said already, and not that a peer stalled."""
+    if isinstance(record.args, tuple) and arbiter.Arbiter.WORKER_BOOT_ERROR in record.args:
+        return False
+    return not (record.exc_info and isinstance(record.exc_info[1], BlockingIOError))
 
 
 def _closed_already(graceful: bool = False) -> None:  # noqa: FBT001, FBT002, ARG001 - gunicorn's signature
