@@ -13,8 +13,9 @@ DbwardError(message, code, hint)
 ├─ Unavailable    not now; trying later is right                    503
 └─ Misconfigured  a setting, a file or the machine is wrong         (start-up, exit 1)
 
-`code` is stable and documented in docs/reference/errors.md; `hint` says what to do next; `detail` holds facts for a program. `web.errors` maps a branch to its
-HTTP status, `dbward.cli.exits` to an exit status; nothing below those two knows either.
+`code` is stable and documented in docs/reference/errors.md; `hint` says what to do next; `detail` holds facts for a
+program. `web.errors` maps a branch to its HTTP status, `dbward.cli.exits` to an exit status; nothing below those two
+knows either.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Runs the `dbward` command with one of its functions made to kill the whole process group, once.
 
 `python crashing.py POINT MARKER ARGS…`: the first time the function of POINT is reached, MARKER is created and the
-group gets SIGKILL, before or after the function did its work. When MARKER exists nothing is changed, so a restart works.
+group gets SIGKILL, before or after the function did its work. When MARKER exists nothing is changed: a restart works.
 """
 
 from __future__ import annotations
