@@ -63,7 +63,7 @@ class AgentWelcome(Wire):
 
 
 class ClaimRequest(Wire):
-    """`POST /api/agent/executions/{id}/claim`. `tag` is the broker lease: it proves that this session has the message."""
+    """`POST /api/agent/executions/{id}/claim`. `tag`: the broker lease, proof that this session has the message."""
 
     session: str
     tag: str

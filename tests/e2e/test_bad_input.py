@@ -109,16 +109,14 @@ def test_bodies_that_are_no_json(people: People) -> None:
 
 
 def test_tokens_that_are_not_good(server: Server, people: People) -> None:
-
     def me(token: str) -> httpx2.Response:
         return httpx2.get(f"{server.url}/api/me", headers={"Authorization": f"Bearer {token}"})
 
     assert code(me(new_token())) == (401, "unauthorized")
     assert code(me("short")) == (401, "unauthorized")
     soon = datetime.now(UTC) + timedelta(seconds=2)
-    made = admin(
-        server, "POST", "/api/tokens", {"subject_id": "admin", "subject_type": "user", "expires_at": soon.isoformat()}
-    ).json()
+    body = {"subject_id": "admin", "subject_type": "user"}
+    made = admin(server, "POST", "/api/tokens", {**body, "expires_at": soon.isoformat()}).json()
     assert me(made["token"]).status_code == 200
     people.server.farm.until(lambda: me(made["token"]).status_code == 401, "the token has expired")
     lasting = admin(server, "POST", "/api/tokens", body).json()
