@@ -201,10 +201,12 @@ class SqlPoll:
         self._source, self._ask = source, ask
         self._queues = sorted({queue for group in ask.groups for queue in group.queues})
         self._channels = (f"session:{ask.session}", f"token:{source.owner}", *(f"queue:{q}" for q in self._queues))
+        wait = min(ask.wait_ms / 1000, source.settings.max_wait.total_seconds())
+        self._ends = monotonic() + wait
         self._opened = False
 
     def result(self, timeout: float) -> Fetched | None:
-        source, deadline = self._source, monotonic() + timeout
+        source, until = self._source, monotonic() + timeout
         with source.hub.listen(*self._channels) as waiter:
             while True:
                 # Nothing is handed out to nobody, nor by a server that is about to stop.
@@ -212,10 +214,14 @@ class SqlPoll:
                     return Fetched()
                 look = source.db.write(self._first_look if not self._opened else self._look)
                 self._opened = True
-                left = deadline - monotonic()
-                if look.answer is not None or left <= 0:
+                now = monotonic()
+                if look.answer is not None:
                     return look.answer
-                waiter.wait(min(left, RECHECK.total_seconds(), self._until(look.due)))
+                if now >= self._ends:
+                    return Fetched()
+                if now >= until:
+                    return None
+                waiter.wait(min(until - now, self._ends - now, RECHECK.total_seconds(), self._until(look.due)))
 
     def close(self) -> None:
         """Nothing is in flight between two calls of `result`."""

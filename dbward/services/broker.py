@@ -91,7 +91,7 @@ def fetch(rt: Runtime, who: Principal, ask: Fetch, *, gone: Callable[[], bool]) 
     ended while it waited.
     """
     poll = _source(rt, who, ready=lambda: _is_there(rt, who, gone)).poll(ask)
-    return poll.result(min(ask.wait_ms / 1000, rt.settings.broker.max_wait.total_seconds())) or Fetched()
+    return poll.result(rt.settings.broker.max_wait.total_seconds()) or Fetched()
 
 
 def ack(rt: Runtime, who: Principal, ask: Settle) -> Stale:
