@@ -297,3 +297,39 @@ def test_names_in_the_project_file(alice: Person) -> None:
     assert alice("execute", "SELECT 1").status == 2
     other = alice("execute", "SELECT 1", "--database", "shop", "--format", "json")
     assert other.json["error"]["code"] == "config_error"
+
+
+def test_running_what_was_lost_again_must_be_confirmed(alice: Person, rt: Any, pending: str) -> None:
+    """It may have taken effect already: without anybody to ask, --yes must say that it is meant."""
+    rt.store.write(
+        lambda tx: tx.conn.exec_driver_sql(
+            "UPDATE requests SET status = 'execution_lost', operation = 'execute_dml', execution_id = 'e'"
+        )
+    )
+    unasked = alice("request", "resume", pending, "--format", "json")
+    assert (unasked.status, unasked.json["error"]["code"]) == (1, "confirmation_required")
+    declined = alice("request", "resume", pending, answers="\n")
+    assert declined.status == 1
+    assert "which may have taken effect. Run it again? [y/N]" in declined.err
+    again = alice(*READ, "--idempotency-key", "x", "--format", "json")
+    assert again.status == 2
+    meant = alice("request", "resume", pending, "--yes", "--timeout", "0", "--format", "json")
+    assert meant.json["error"]["code"] != "confirmation_required"
+
+
+def test_a_lost_request_found_by_its_key(alice: Person, rt: Any) -> None:
+    alice(*READ, "--idempotency-key", "k")
+    rt.store.write(lambda tx: tx.conn.exec_driver_sql("UPDATE requests SET status = 'execution_lost'"))
+    ran = alice(*READ, "--idempotency-key", "k", "--format", "json")
+    assert (ran.status, ran.json["error"]["code"]) == (1, "execution_lost")
+    assert ran.data["status"] == "execution_lost"
+    assert "look into the database first" in ran.json["error"]["hint"]
+
+
+def test_an_approved_request_found_by_its_key(alice: Person, bob: Person, olga: Person) -> None:
+    made = alice(*READ, "--idempotency-key", "k", "--format", "json").data["request_id"]
+    bob("request", "approve", made)
+    olga("request", "approve", made)
+    ran = alice(*READ, "--idempotency-key", "k", "--format", "json")
+    assert (ran.status, ran.json["error"]["code"]) == (2, "approved_pending_resume")
+    assert ran.data == {"request_id": made, "status": "approved"}
