@@ -138,6 +138,7 @@ class Agent:
             quiet=self._quiet,
             abandon=self._abandon,
             on_unauthorized=self.unauthorized,
+            on_forgotten=self._reporter.state_changed,
         )
         self._reporter.open()
         return welcome
@@ -256,6 +257,8 @@ class Agent:
         welcome = self._api.report(self._snapshot())
         if (skewed := refuse_skew(welcome.server_time, sent=sent, received=datetime.now(UTC))) is not None:
             log.warning("%s", skewed.message)
+        if self._runner is not None:
+            self._runner.rename(welcome.node)
         self._welcome(welcome)
 
     def _welcome(self, welcome: AgentWelcome) -> None:

@@ -14,17 +14,18 @@ import time
 import traceback
 from collections.abc import Callable
 from contextlib import ExitStack
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from datetime import UTC, datetime
 from functools import partial
 from threading import Event, Lock
-from typing import Any, Final, Literal, TypeVar, assert_never
+from typing import Final, TypeVar
 
 from dbward.client.agent_api import AgentApi, patiently
-from dbward.client.wire import Claimed, ClaimRequest, CompleteRequest, ReleaseRequest, StartRequest, WireError
+from dbward.client.wire import Claimed, ClaimRequest, ReleaseRequest, StartRequest
 from dbward.domain.model import StatementError
 from dbward.errors import Conflict, DbwardError, Missing, RateLimited, Unauthorized, Unavailable
 from dbward.logs import bound
+from worker import outcome
 from worker.databases import Databases
 from worker.drivers.base import Outcome, Session
 from worker.drivers.errors import (
@@ -38,8 +39,9 @@ from worker.drivers.errors import (
 from worker.job import Plan, Rejected, Rules, plan
 from worker.jobs import Job, Jobs
 from worker.keys import ServerKey
-from worker.lease import Lease, Stop
-from worker.upload import Stored, Upload, UploadFailed
+from worker.lease import Lease
+from worker.outcome import Ended
+from worker.upload import Upload, UploadFailed
 
 log = logging.getLogger("dbward.agent")
 
@@ -53,24 +55,12 @@ REPORT_PATIENCE_SECS: Final = 3600.0
 
 QUIET_SECS: Final = 5.0
 
-MAX_MESSAGE: Final = 8_000
-"""Characters of a database's message that are reported."""
+FORGOTTEN: Final = "agent.unknown"
+"""The server's word for a session of which it has no report (any more)."""
 
 
 class PutBack(Exception):
     """Nothing was claimed: the message goes back to its queue."""
-
-
-@dataclass(frozen=True, slots=True)
-class Ended:
-    """How an execution ended. `stored` is the result at the server, `upload` can send its end again."""
-
-    outcome: Literal["completed", "failed", "refused", "cancelled", "unknown"]
-    error: StatementError | None = None
-    answer: Outcome | None = None
-    stored: Stored | None = None
-    upload: Upload | None = None
-    duration_ms: int = 0
 
 
 class Runner:
@@ -78,7 +68,8 @@ class Runner:
 
     `abandon` ends all waiting for a server that is away. `closing` says that no new job is taken,
     `quiet` that none is fetched any more either.
-    `on_unauthorized` is called when the server does not accept the token any more.
+    `on_unauthorized` is called when the server does not accept the token any more, `on_forgotten` when it wants a
+    report before the next claim.
     """
 
     def __init__(
@@ -94,6 +85,7 @@ class Runner:
         quiet: Event,
         abandon: Event,
         on_unauthorized: Callable[[], None],
+        on_forgotten: Callable[[], None],
     ) -> None:
         self._api = api
         self._databases = databases
@@ -105,8 +97,13 @@ class Runner:
         self._quiet = quiet
         self._abandon = abandon
         self._on_unauthorized = on_unauthorized
+        self._on_forgotten = on_forgotten
         self._spent: dict[str, datetime] = {}
         self._spent_lock = Lock()
+
+    def rename(self, node: str) -> None:
+        """The server calls this agent so from now on; tokens are bound to the name."""
+        self._rules = replace(self._rules, node=node)
 
     def execute(self, request_id: str, execution_id: str, tag: str) -> None:
         """Take one message to its end. Returning means it is done with; `PutBack` that it is to be delivered again."""
@@ -135,7 +132,7 @@ class Runner:
         checked = self._verify(job, claimed)
         if isinstance(checked, Rejected):
             log.error("execution refused: %s (%s)", checked.message, checked.code)
-            self._complete(job, claimed.claim_id, tag, _refused(checked))
+            self._complete(job, claimed.claim_id, tag, outcome.refused(checked))
             return
         job.operation = checked.operation
         with ExitStack() as stack:
@@ -147,7 +144,7 @@ class Runner:
                 return
             except Exception as e:  # noqa: BLE001 - it would come again: fail, do not go round in circles
                 _log_surprise(f"the driver failed to open {checked.target}", e)
-                self._complete(job, checked.claim_id, tag, _failed(_surprise(e)))
+                self._complete(job, checked.claim_id, tag, outcome.failed(outcome.surprise(e)))
                 return
             if job.halt.is_set():
                 self._release(job, checked, "the agent is stopping", 0)
@@ -160,8 +157,17 @@ class Runner:
     def _claim(self, job: Job, tag: str) -> Claimed | None:
         """The job, or None when the server does not want it run any more. Raises `PutBack`."""
         request = ClaimRequest(session=self._session, tag=tag)
+
+        def claim() -> Claimed:
+            try:
+                return self._api.claim(job.execution_id, request)
+            except Unavailable as e:
+                if e.code == FORGOTTEN:
+                    self._on_forgotten()
+                raise
+
         try:
-            return self._patiently(partial(self._api.claim, job.execution_id, request), "claim", stop=job.halt)
+            return self._patiently(claim, "claim", stop=job.halt)
         except (Conflict, Missing) as e:
             # Cancelled, finished, or delivered to somebody else meanwhile: the message is out of date.
             log.info("execution dropped: %s", e.message)
@@ -241,7 +247,7 @@ class Runner:
             ended = self._attempt(job, checked, session, upload)
             job.runs_on(None)
             if isinstance(ended, Outcome):
-                ended = _finished(ended, checked, upload)
+                ended = outcome.finished(ended, checked, upload)
         finally:
             lease.close()
         ended = replace(ended, duration_ms=int((time.monotonic() - began) * 1000))
@@ -251,31 +257,31 @@ class Runner:
     def _attempt(self, job: Job, checked: Plan, session: Session, upload: Upload) -> Outcome | Ended:
         """Run the statements: what the database answered, or how they ended without an answer. Never raises."""
         if job.halt.is_set():
-            return _stopped(job)
+            return outcome.stopped(job)
         try:
             return session.run(checked.statements, read_only=checked.read_only, limits=checked.limits, sink=upload)
         except StatementCancelled:
-            return _stopped(job)
+            return outcome.stopped(job)
         except StatementFailed as e:  # a time limit or a row over the cap too
             if e.code == CONNECTION_LOST:
                 self._databases.mark_down(checked.target, e.message)
-            return _failed(e.error)
+            return outcome.failed(e.error)
         except UploadFailed as e:
             # The sink stopped the driver before it committed anything.
-            return _stopped(job) if e.stopped else _failed(StatementError(e.code, e.message))
+            return outcome.stopped(job) if e.stopped else outcome.failed(StatementError(e.code, e.message))
         except OutcomeUnknown as e:
             # The link died with the commit on its way: no retry; a person who can look at the data decides.
             self._databases.mark_down(checked.target, e.message)
-            return _unknown(e.error)
+            return outcome.unknown(e.error)
         except Exception as e:  # noqa: BLE001 - whatever it is, the server must hear of it
             _log_surprise("the driver failed", e)
-            return _failed(_surprise(e)) if checked.read_only else _unknown(_surprise(e))
+            return outcome.failed(outcome.surprise(e)) if checked.read_only else outcome.unknown(outcome.surprise(e))
 
     def _complete(self, job: Job, claim_id: str, tag: str, ended: Ended) -> None:
         """Report until the server has taken it, or the agent must stop."""
-        lost = False
+        losses = 0
         while True:
-            call = partial(self._api.complete, job.execution_id, _report(ended, claim_id, tag))
+            call = partial(self._api.complete, job.execution_id, outcome.report(ended, claim_id, tag))
             try:
                 done = self._patiently(call, "report", stop=self._abandon, limit_secs=REPORT_PATIENCE_SECS)
             except Unauthorized:
@@ -283,9 +289,10 @@ class Runner:
                 log.warning("outcome %s could not be reported", ended.outcome)
                 return
             except DbwardError as e:
-                if e.code == "result.incomplete" and not lost:
-                    lost = True
-                    ended = _after_loss(ended, (e.detail or {}).get("size"))
+                if e.code == "result.incomplete" and losses < 2:
+                    # Once its end is sent again; what is lost twice is given up.
+                    ended = outcome.after_loss(ended, (e.detail or {}).get("size") if losses == 0 else None)
+                    losses += 1
                     continue
                 log.warning("outcome %s was not taken: %s", ended.outcome, e.message)
                 return
@@ -296,104 +303,9 @@ class Runner:
         return patiently(call, stop=stop, what=step, limit_secs=limit_secs)
 
 
-def _finished(answer: Outcome, checked: Plan, upload: Upload) -> Ended:
-    """The statements took effect; only their rows can still be lost."""
-    try:
-        return Ended("completed", answer=answer, stored=upload.finish(), upload=upload)
-    except UploadFailed as e:
-        return _without_result(answer, checked.read_only, e.code, e.message)
-
-
-def _without_result(answer: Outcome, read_only: bool, code: str, message: str) -> Ended:  # noqa: FBT001
-    """A read without its rows is worth nothing; a change happened, whatever became of the rows it returned."""
-    if read_only:
-        return _failed(StatementError(code, message))
-    reason = f"the rows could not be stored: {message}"
-    return Ended("completed", answer=replace(answer, truncated=True, truncation_reason=reason))
-
-
-def _after_loss(ended: Ended, held: Any) -> Ended:
-    """The server lost the end of the upload (it was cut off without a proper stop): send it again, or go without."""
-    if ended.upload is None or ended.answer is None:
-        return replace(ended, stored=None)
-    try:
-        if isinstance(held, int) and ended.upload.resend(held):
-            return ended
-        code, message = "result.upload_lost", "the server lost a part of the result that the agent no longer has"
-    except UploadFailed as e:
-        code, message = e.code, e.message
-    again = _without_result(ended.answer, ended.answer.rows_affected is None, code, message)
-    return replace(again, duration_ms=ended.duration_ms)
-
-
-def _stopped(job: Job) -> Ended:
-    """Stopped in the database and rolled back, for the job's reason."""
-    match job.why:
-        case Stop.CANCELLED:
-            return Ended(
-                "cancelled", StatementError("statement.cancelled", "cancelled on request; nothing was committed")
-            )
-        case Stop.DRAINED:
-            text = "the agent was stopped before the statement ended; nothing was committed"
-            return _failed(StatementError("agent.stopped", text))
-        case Stop.LOST:
-            text = "the agent lost its lease and stopped the statement; nothing was committed"
-            return _failed(StatementError("execution.lease_lost", text))
-        case None:
-            text = "the statement was stopped in the database by somebody else; nothing was committed"
-            return _failed(StatementError("statement.killed", text))
-        case _ as never:
-            assert_never(never)
-
-
-def _failed(error: StatementError) -> Ended:
-    return Ended("failed", error)
-
-
-def _unknown(error: StatementError) -> Ended:
-    return Ended("unknown", error)
-
-
-def _refused(why: Rejected) -> Ended:
-    return Ended("refused", StatementError(why.code, why.message, hint=why.hint))
-
-
-def _surprise(e: Exception) -> StatementError:
-    """An error nobody foresaw. Its text may hold anything, so only its kind leaves this machine."""
-    return StatementError("agent.internal", f"the agent failed ({type(e).__name__}); its log says more")
-
-
 def _log_surprise(what: str, e: Exception) -> None:
     """Where it came from, and its kind; its text may hold SQL or data, which do not belong in a log."""
     log.error("%s (%s), at:\n%s", what, type(e).__name__, "".join(traceback.format_tb(e.__traceback__)))
-
-
-def _report(ended: Ended, claim_id: str, tag: str) -> CompleteRequest:
-    answer, stored, error = ended.answer, ended.stored, ended.error
-    return CompleteRequest(
-        claim_id=claim_id,
-        tag=tag,
-        outcome=ended.outcome,
-        rows_affected=answer.rows_affected if answer else None,
-        row_count=answer.row_count if answer else None,
-        truncated=answer.truncated if answer else False,
-        truncation_reason=answer.truncation_reason if answer else None,
-        result_size=stored.size if stored else None,
-        result_sha256=stored.sha256 if stored else None,
-        error=_wire_error(error) if error else None,
-        duration_ms=ended.duration_ms,
-    )
-
-
-def _wire_error(error: StatementError) -> WireError:
-    return WireError(
-        code=error.code,
-        message=error.message[:MAX_MESSAGE],
-        sqlstate=error.sqlstate,
-        detail=error.detail[:MAX_MESSAGE] if error.detail else None,
-        hint=error.hint[:MAX_MESSAGE] if error.hint else None,
-        position=error.position,
-    )
 
 
 def _now() -> datetime:

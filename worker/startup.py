@@ -15,15 +15,12 @@ from typing import TypeVar
 
 from dbward.client.agent_api import AgentApi, patiently
 from dbward.client.wire import PROTOCOL, AgentReport, AgentWelcome
-from dbward.errors import Conflict, Misconfigured, RateLimited, Unavailable
+from dbward.errors import Misconfigured, RateLimited, Unavailable
 from worker.databases import Databases
 from worker.job import parse_key, refuse_skew
 from worker.keys import ServerKey
 
 T = TypeVar("T")
-
-DUPLICATE = "agent.duplicate"
-"""The server's word for another live process with this agent's name."""
 
 
 class Stopped(Exception):
@@ -65,13 +62,7 @@ def greet(api: AgentApi, report: Callable[[], AgentReport], patience: Patience, 
 
     def send() -> AgentWelcome:
         times[:] = [_now()]
-        try:
-            welcome = api.report(report())
-        except Conflict as e:
-            if e.code != DUPLICATE:
-                raise
-            # Mostly this agent itself before it was killed: the server forgets it soon. If not, the deadline tells.
-            raise Unavailable(e.message, code=e.code, hint=e.hint) from e
+        welcome = api.report(report())
         times.append(_now())
         return welcome
 

@@ -27,10 +27,8 @@ def server(farm: Farm) -> Server:
 
 
 @pytest.fixture
-def people(server: Server) -> Iterator[People]:
-    people = People(server)
-    yield people
-    people.http.close()
+def people(server: Server) -> People:
+    return People(server)
 
 
 def probe(farm: Farm, name: str) -> Path:
@@ -213,3 +211,27 @@ def test_plain_http_to_a_public_host_is_refused(farm: Farm, sqlite_path: Path, u
     assert agent.wait(60) == 1
     assert "plain http" in agent.log()
     assert TOKEN not in agent.log()
+
+
+def test_it_can_be_stopped_while_the_server_is_away(farm: Farm, server: Server, sqlite_path: Path) -> None:
+    sqlite_path.touch()
+    agent = farm.agent(server, {("app", "development"): f"sqlite:///{sqlite_path}"})
+    server.process.kill()
+    farm.until(lambda: "cannot be reached" in agent.log(), "it notices", agent)
+    assert agent.alive
+    assert agent.terminate() == 0
+    assert "Traceback" not in agent.log()
+
+
+def test_the_log_holds_no_sql_no_url_and_no_secret(
+    farm: Farm, server: Server, people: People, postgres_url: str
+) -> None:
+    agent = farm.agent(server, {("app", "development"): postgres_url}, env={"DBWARD_LOG_LEVEL": "debug"})
+    done = people.submit("SELECT 'needle' AS hay", "development")["id"]
+    wrong = people.submit("SELECT needle FROM haystack", "development")["id"]
+    assert (people.await_end(done), people.await_end(wrong)) == ("executed", "failed")
+    assert agent.terminate() == 0
+    log = agent.log()
+    assert done in log
+    for secret in ("needle", "haystack", server.agent_token, postgres_url, server.url + "/"):
+        assert secret not in log

@@ -44,6 +44,7 @@ class Bench:
     quiet: threading.Event
     abandon: threading.Event
     unauthorized: threading.Event
+    forgotten: threading.Event
 
     def run(self, execution_id: str) -> dict[str, Any]:
         self.runner.execute(f"request-{execution_id}", execution_id, "tag-1")
@@ -54,7 +55,7 @@ def bench(server: TinyServer, api: AgentApi, url: str) -> Iterator[Bench]:
     databases = Databases({TARGET: open_driver(url)}, on_change=lambda: None, first_secs=0.05, last_secs=0.2)
     databases.start(until=None, stopped=lambda: False)
     jobs = Jobs(lambda: None)
-    closing, quiet, abandon, unauthorized = (threading.Event() for _ in range(4))
+    closing, quiet, abandon, unauthorized, forgotten = (threading.Event() for _ in range(5))
     runner = Runner(
         api,
         databases,
@@ -66,8 +67,9 @@ def bench(server: TinyServer, api: AgentApi, url: str) -> Iterator[Bench]:
         quiet=quiet,
         abandon=abandon,
         on_unauthorized=unauthorized.set,
+        on_forgotten=forgotten.set,
     )
-    yield Bench(server, runner, jobs, databases, closing, quiet, abandon, unauthorized)
+    yield Bench(server, runner, jobs, databases, closing, quiet, abandon, unauthorized, forgotten)
     abandon.set()
     databases.close()
 
@@ -148,6 +150,29 @@ def test_a_refused_claim_puts_the_message_back(lite: Bench) -> None:
     with pytest.raises(PutBack):
         lite.runner.execute("r", "e1", "tag-1")
     assert len(lite.jobs) == 0
+
+
+def test_a_server_that_has_forgotten_the_agent_is_told_again(lite: Bench) -> None:
+    lite.server.add_job("e1", "SELECT 1")
+    answer = lite.server.answer
+
+    def forget(verb: str, *rest: Any) -> tuple[int, dict[str, Any]]:
+        if verb == "claim" and not lite.forgotten.is_set():
+            return 503, {"error": "report first", "code": "agent.unknown"}
+        return answer(verb, *rest)
+
+    lite.server.answer = forget  # type: ignore[method-assign]
+    assert lite.run("e1")["outcome"] == "completed"
+    assert lite.forgotten.is_set()
+
+
+def test_a_new_name_is_what_tokens_are_bound_to(lite: Bench) -> None:
+    lite.server.add_job("e1", "SELECT 1")
+    lite.runner.rename("agent-1@test-2")
+    assert lite.run("e1")["error"]["code"] == "token.mismatch"
+    lite.runner.rename(NODE)
+    lite.server.add_job("e2", "SELECT 1")
+    assert lite.run("e2")["outcome"] == "completed"
 
 
 @pytest.mark.parametrize("verb", ["claim", "start"])
@@ -332,7 +357,7 @@ def test_a_refused_upload_in_the_middle_rolls_a_change_back(lite: Bench, sqlite_
     assert names(sqlite_path) == ["one", "two"]
 
 
-def test_a_million_rows_do_not_stay_in_memory(lite: Bench) -> None:
+def test_a_big_result_does_not_stay_in_memory(lite: Bench) -> None:
     import tracemalloc
 
     numbers = "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 200000)"

@@ -8,7 +8,6 @@ from collections.abc import Callable, Iterator
 from contextlib import closing
 from datetime import timedelta
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -179,18 +178,3 @@ def test_a_database_comes_back_by_itself(sqlite_path: Path) -> None:
         databases.mark_down(APP, "it went away")
         with changed:
             assert changed.wait_for(databases.up, 20)
-
-
-def test_the_killed_life_of_the_same_agent_is_waited_out(
-    make: Callable[..., Agent], server: TinyServer, lite_url: str
-) -> None:
-    answer, refusals = server.answer, iter(range(3))
-
-    def still_known(verb: str, *rest: Any) -> tuple[int, dict[str, Any]]:
-        if verb == "report" and next(refusals, None) is not None:
-            return 409, {"error": "conflict: another agent", "code": "agent.duplicate"}
-        return answer(verb, *rest)
-
-    server.answer = still_known  # type: ignore[method-assign]
-    make({APP: lite_url}).start()
-    assert server.calls["report"] == 4
