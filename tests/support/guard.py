@@ -1,8 +1,9 @@
 """Ends what a test session started, however the session ends.
 
 The pytest process that owns a run directory holds a lock on `alive` in it. This program waits for that lock, which the
-kernel gives up when the owner exits or is killed, then kills every process group registered under `groups/` and removes
-the directory. Standard library only: it runs as `python guard.py RUN_DIR`.
+kernel gives up when the owner exits or is killed, then kills every process group registered under `groups/`, and, where
+there is a /proc, whatever else carries the session's mark in its environment; then it removes the directory. Standard
+library only: it runs as `python guard.py RUN_DIR`.
 """
 
 from __future__ import annotations
@@ -14,6 +15,9 @@ import shutil
 import signal
 import sys
 from pathlib import Path
+
+MARK = "GUARDED_BY"
+"""Environment variable of all that is started: children that left their parent's group still inherit it."""
 
 
 def register(run_dir: Path, pid: int) -> None:
@@ -43,6 +47,20 @@ def kill_registered(run_dir: Path) -> None:
         entry.unlink(missing_ok=True)
 
 
+def kill_marked(mark: str) -> None:
+    """Kill every process whose mark begins with `mark`, until none is left that could start another."""
+    wanted = f"\0{MARK}={mark}".encode()
+    for _ in range(5):
+        found = False
+        for entry in Path("/proc").glob("[0-9]*"):
+            with contextlib.suppress(OSError):
+                if int(entry.name) != os.getpid() and wanted in b"\0" + (entry / "environ").read_bytes():
+                    os.kill(int(entry.name), signal.SIGKILL)
+                    found = True
+        if not found:
+            return
+
+
 def main() -> None:
     run_dir = Path(sys.argv[1])
     signal.signal(signal.SIGINT, signal.SIG_IGN)
@@ -50,6 +68,7 @@ def main() -> None:
         print("watching", flush=True)
         fcntl.flock(alive, fcntl.LOCK_EX)
     kill_registered(run_dir)
+    kill_marked(str(run_dir))
     for _ in range(50):  # a killed server may still be closing files in its directory
         shutil.rmtree(run_dir, ignore_errors=True)
         if not run_dir.exists():

@@ -142,7 +142,7 @@ class Farm:
             popen = subprocess.Popen(
                 argv,
                 cwd=self.dir,
-                env={**inherited, "HOME": str(home), "PYTHONUNBUFFERED": "1", **(env or {})},
+                env={**inherited, "HOME": str(home), "PYTHONUNBUFFERED": "1", guard.MARK: self._mark, **(env or {})},
                 stdin=subprocess.DEVNULL,
                 stdout=out,
                 stderr=subprocess.STDOUT,
@@ -253,6 +253,11 @@ class Farm:
     def close(self) -> None:
         for process in reversed(self.processes):
             process.kill()
+        guard.kill_marked(self._mark)
+
+    @property
+    def _mark(self) -> str:
+        return f"{services.run_dir()}:{self.dir}:"
 
     def logs(self) -> Iterator[tuple[str, str]]:
         """Name and the end of the log of every process, for the report of a failed test."""
