@@ -37,29 +37,43 @@ class Keys:
 
 def write_private(path: Path, data: bytes) -> bool:
     """Create `path` with mode 0600 and `data` in one step; False, and nothing changed, when it exists already."""
-    draft = path.with_name(f".{path.name}.{os.getpid()}")
-    fd = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+    draft = _draft(path, data)
     try:
-        with os.fdopen(fd, "wb") as out:
-            out.write(data)
-            out.flush()
-            os.fsync(out.fileno())
         os.link(draft, path)  # unlike a rename, a link never replaces
-        return True
     except FileExistsError:
         return False
     finally:
         draft.unlink()
+    _sync_directory(path.parent)
+    return True
+
+
+def replace_file(path: Path, data: bytes) -> None:
+    """Write `path` with mode 0600 so that it holds the old or the new content whatever happens."""
+    draft = _draft(path, data)
+    draft.replace(path)
+    _sync_directory(path.parent)
+
+
+def missing(state_dir: Path) -> list[str]:
+    """The names of the key files that are not there."""
+    return [name for name in (EXECUTION_KEY, AUDIT_KEY, AUDIT_KEYRING) if not (state_dir / name).exists()]
 
 
 def create_missing(state_dir: Path, now: datetime) -> None:
-    """Make whichever key does not exist yet; an existing one is never touched."""
+    """Make whichever key does not exist yet; an existing one is never touched.
+
+    Only for a state that nothing was signed for yet: a new key proves nothing about what an old one has signed.
+    """
     write_private(state_dir / EXECUTION_KEY, Ed25519PrivateKey.generate().private_bytes_raw())
-    if write_private(state_dir / AUDIT_KEY, Ed25519PrivateKey.generate().private_bytes_raw()):
-        public = _read_key(state_dir / AUDIT_KEY).public_key().public_bytes_raw()
+    if not (state_dir / AUDIT_KEY).exists():
+        key = Ed25519PrivateKey.generate()
+        public = key.public_key().public_bytes_raw()
         key_id = now.strftime("k-%Y%m%d%H%M%S")
         ring = {"current": key_id, "keys": {key_id: base64.b64encode(public).decode()}}
-        write_private(state_dir / AUDIT_KEYRING, json.dumps(ring).encode())
+        # The ring first: a crash in between leaves a ring of a key that never was, and the next start makes both anew.
+        replace_file(state_dir / AUDIT_KEYRING, json.dumps(ring).encode())
+        write_private(state_dir / AUDIT_KEY, key.private_bytes_raw())
 
 
 def load(state_dir: Path) -> Keys:
@@ -89,3 +103,22 @@ def _read_key(path: Path) -> Ed25519PrivateKey:
         return Ed25519PrivateKey.from_private_bytes(path.read_bytes())
     except (OSError, ValueError) as e:
         raise Misconfigured(f"{path} cannot be read as an Ed25519 key: {e}", code="key.unreadable") from e
+
+
+def _draft(path: Path, data: bytes) -> Path:
+    draft = path.with_name(f".{path.name}.{os.getpid()}")
+    draft.unlink(missing_ok=True)  # of a process that was killed; its mode is not to be trusted
+    fd = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    with os.fdopen(fd, "wb") as out:
+        out.write(data)
+        out.flush()
+        os.fsync(out.fileno())
+    return draft
+
+
+def _sync_directory(path: Path) -> None:
+    fd = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)

@@ -46,6 +46,8 @@ def open_runtime(settings: ServerSettings, *, now: Callable[[], datetime] = utc_
         raise Misconfigured(
             "result_storage.backend: only `local` is available in this version", code="result_store.unsupported"
         )
+    signing = keys.load(settings.state_dir)
+    results = LocalResults(settings.results.root_dir)
     hub = Hub()
     store = open_store(settings.state, on_wake=hub.fire)
 
@@ -58,8 +60,8 @@ def open_runtime(settings: ServerSettings, *, now: Callable[[], datetime] = utc_
         store=store,
         hub=hub,
         publisher=Publisher(now),
-        results=LocalResults(settings.results.root_dir),
-        keys=keys.load(settings.state_dir),
+        results=results,
+        keys=signing,
         tokens=TokenCache(),
         now=now,
         _close=close,

@@ -11,6 +11,7 @@ from dbward.domain.model import Principal
 CACHE_TTL = timedelta(seconds=5)
 _CACHE_MAX = 4096
 _FAILURES_PER_MINUTE = 5
+_ALL_FAILURES_PER_MINUTE = 100
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,8 +26,15 @@ class TokenCache:
 
     def __init__(self) -> None:
         self._known: dict[str, _Known] = {}
-        self._failures: dict[str, tuple[datetime, int]] = {}
+        self._failures: dict[str, int] = {}
+        self._failures_since: datetime | None = None
+        self._generation = 0
         self._guard = threading.Lock()
+
+    @property
+    def generation(self) -> int:
+        """Changes with `forget_all`: what was looked up under an earlier one is not remembered."""
+        return self._generation
 
     def get(self, token_hash: str, now: datetime) -> Principal | None:
         known = self._known.get(token_hash)
@@ -34,8 +42,13 @@ class TokenCache:
             return None
         return known.principal
 
-    def put(self, token_hash: str, principal: Principal, expires_at: datetime | None, now: datetime) -> None:
+    def put(
+        self, token_hash: str, principal: Principal, expires_at: datetime | None, now: datetime, *, generation: int
+    ) -> None:
+        """Remember what a look-up found that began under `generation`."""
         with self._guard:
+            if generation != self._generation:
+                return
             if len(self._known) >= _CACHE_MAX:
                 self._known.clear()
             self._known[token_hash] = _Known(principal, expires_at, now + CACHE_TTL)
@@ -43,15 +56,20 @@ class TokenCache:
     def forget_all(self) -> None:
         """Called when a token or a user changes: the next request of everybody is looked up again."""
         with self._guard:
+            self._generation += 1
             self._known.clear()
 
-    def worth_recording(self, peer_ip: str, now: datetime) -> bool:
-        """Whether a failed sign-in goes on the record: a few a minute from one address; a flood cannot fill it."""
+    def worth_recording(self, source: str, now: datetime) -> bool:
+        """Whether a failure goes on the record: a few a minute from one source, and not too many in all.
+
+        So a flood cannot fill the log, whatever addresses it comes from.
+        """
         with self._guard:
-            since, count = self._failures.get(peer_ip, (now, 0))
-            if now - since >= timedelta(minutes=1):
-                since, count = now, 0
-            if len(self._failures) >= _CACHE_MAX:
+            if self._failures_since is None or abs(now - self._failures_since) >= timedelta(minutes=1):
+                self._failures_since = now
                 self._failures.clear()
-            self._failures[peer_ip] = (since, count + 1)
-            return count < _FAILURES_PER_MINUTE
+            seen = self._failures.get(source, 0)
+            if seen >= _FAILURES_PER_MINUTE or sum(self._failures.values()) >= _ALL_FAILURES_PER_MINUTE:
+                return False
+            self._failures[source] = seen + 1
+            return True

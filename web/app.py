@@ -46,8 +46,8 @@ def create_app(rt: Runtime) -> Flask:
 
 
 def body_limit(rt: Runtime) -> int:
-    """Bytes a JSON body may have: never less than the longest allowed statement needs, whose escapes may double it."""
-    return max(rt.settings.http.max_body_bytes, 2 * rt.settings.max_detail_bytes + 64 * 1024)
+    """Bytes a JSON body may have: never less than the longest allowed statement needs, escaped throughout."""
+    return max(rt.settings.http.max_body_bytes, 6 * rt.settings.max_detail_bytes + 64 * 1024)
 
 
 def _stamp(response: Response) -> Response:

@@ -21,6 +21,13 @@ Audience = Literal["public", "agent", "any", "user"]
 PUBLIC_PATHS = frozenset({"/health", "/ready"})
 AGENT_PATHS = ("/api/agent/", "/api/public-key")
 BROKER_PATHS = ("/api/broker/",)
+FINISHING = frozenset(
+    {
+        *("agent.renew", "agent.parts", "agent.release", "agent.complete"),
+        *("broker.ack", "broker.extend", "broker.reject", "broker.release"),
+    }
+)
+"""Endpoints that bring to an end what was begun: an agent's token that has expired meanwhile still opens them."""
 
 
 def public() -> None:
@@ -98,7 +105,14 @@ def _identify() -> Principal:
     client, source = client_address(
         request.remote_addr, request.headers.get("X-Forwarded-For"), rt.settings.trusted_proxies
     )
-    who = identity.authenticate(rt, _bearer(), peer_ip=request.remote_addr, client_ip=client, source=source)
+    who = identity.authenticate(
+        rt,
+        _bearer(),
+        peer_ip=request.remote_addr,
+        client_ip=client,
+        source=source,
+        finishing=request.endpoint in FINISHING,
+    )
     g.principal = who
     return who
 

@@ -372,13 +372,22 @@ def _give_back(tx: Tx, *which: Any) -> int:
 
 
 def holds(conn: Connection, job_id: str, *, session: str, tag: str) -> bool:
-    """Whether the job's message is leased to the session under this very tag."""
+    """Whether the job's message was handed to the session under this very tag, and to nobody since.
+
+    A lease that has run out still counts: were the claim refused, its agent would acknowledge the message.
+    """
     query = select(messages.c.id).where(
         messages.c.job_id == job_id,
         messages.c.lease_session == session,
         messages.c.tag == tag,
-        messages.c.lease_until.is_not(None),
+        messages.c.dead_at.is_(None),
     )
+    return conn.execute(query).first() is not None
+
+
+def is_leased(conn: Connection, job_id: str) -> bool:
+    """Whether anybody holds the job's message."""
+    query = select(messages.c.id).where(messages.c.job_id == job_id, messages.c.lease_until.is_not(None))
     return conn.execute(query).first() is not None
 
 

@@ -9,6 +9,8 @@ from pydantic import BaseModel, ConfigDict, Field
 
 PAGE_MAX = 100
 AUDIT_PAGE_MAX = 200
+OFFSET_MAX = 2**53
+"""More than there ever is; a larger one is lowered, for not every database counts that far."""
 
 Limit = Annotated[int, Field(ge=0)]
 

@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass, replace
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import ColumnElement, Connection, Row, and_, delete, func, insert, select, update
+from sqlalchemy import ColumnElement, Connection, and_, delete, func, insert, select, update
 
 from dbward.db.engine import Tx
 from dbward.db.tables import audit_events, audit_head
@@ -29,10 +29,12 @@ class Tail:
     checkpoint_at: datetime | None
 
 
-def begin(tx: Tx, signature: str) -> None:
-    """Create the head of an empty chain; `signature` signs (0, None)."""
+def begin(tx: Tx, signature: str, now: datetime) -> None:
+    """Create the head of an empty chain; `signature` signs (0, None). A first checkpoint is due in an hour."""
     tx.conn.execute(
-        insert(audit_head).values(id=1, seq=0, hash=None, signature=signature, first_seq=1, checkpoint_seq=0)
+        insert(audit_head).values(
+            id=1, seq=0, hash=None, signature=signature, first_seq=1, checkpoint_seq=0, checkpoint_at=now
+        )
     )
 
 
@@ -133,7 +135,7 @@ def _conditions(wanted: Search) -> Iterable[ColumnElement[bool]]:
         yield audit_events.c.created_at <= wanted.until
 
 
-def last_checkpoint_before(conn: Connection, created_at: str) -> Row[tuple[int, str]] | None:
+def last_checkpoint_before(conn: Connection, created_at: str) -> tuple[int, str] | None:
     """`(seq, hash)` of the newest checkpoint at or before `created_at`."""
     query = (
         select(audit_events.c.seq, audit_events.c.event_hash)
@@ -141,7 +143,8 @@ def last_checkpoint_before(conn: Connection, created_at: str) -> Row[tuple[int, 
         .order_by(audit_events.c.seq.desc())
         .limit(1)
     )
-    return conn.execute(query).first()
+    row = conn.execute(query).first()
+    return (row.seq, row.event_hash) if row is not None else None
 
 
 def cut(tx: Tx, upto: int, last_hash: str) -> None:

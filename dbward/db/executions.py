@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import replace
 from datetime import datetime, timedelta
 from typing import Any
 
-from sqlalchemy import ColumnElement, Connection, and_, delete, exists, func, insert, or_, select, update
+from sqlalchemy import Connection, and_, delete, exists, func, insert, or_, select, update
 
 from dbward.db.engine import Tx
+from dbward.db.requests import Visibility, decided_by, inside
 from dbward.db.rows import ExecutionRow, RequestRow, ResultRow, read
-from dbward.db.tables import approvals, executions, requests, result_access, results
+from dbward.db.tables import executions, requests, result_access, results
 from dbward.domain.model import ExecutionStatus
 from dbward.errors import LostRace, Missing
+
+_HELD = executions.c.status.in_([ExecutionStatus.CLAIMED, ExecutionStatus.RUNNING])
 
 
 def queue(tx: Tx, execution_id: str, request_id: str, now: datetime) -> None:
@@ -61,7 +64,7 @@ def extend(tx: Tx, execution_id: str, claim_id: str, until: datetime) -> bool:
         .where(
             executions.c.id == execution_id,
             executions.c.claim_id == claim_id,
-            executions.c.status.in_([ExecutionStatus.CLAIMED, ExecutionStatus.RUNNING]),
+            _HELD,
         )
         .values(lease_until=until)
     )
@@ -69,23 +72,19 @@ def extend(tx: Tx, execution_id: str, claim_id: str, until: datetime) -> bool:
 
 
 def lease_at_least(tx: Tx, until: datetime) -> None:
-    """Give every running execution time until `until`: after a stop of the server nobody could have renewed."""
-    tx.conn.execute(
-        update(executions)
-        .where(executions.c.status == ExecutionStatus.RUNNING, executions.c.lease_until < until)
-        .values(lease_until=until)
-    )
+    """Give every claimed or running execution time until `until`: nobody could renew while no server ran."""
+    tx.conn.execute(update(executions).where(_HELD, executions.c.lease_until < until).values(lease_until=until))
 
 
-def overdue(conn: Connection, now: datetime, *, limit: int) -> list[ExecutionRow]:
-    """Running executions whose agent has not renewed in time."""
+def overdue(conn: Connection, status: ExecutionStatus, now: datetime, *, limit: int) -> list[str]:
+    """Ids of executions in `status` whose agent has not renewed in time, the longest silent first."""
     query = (
-        select(executions)
-        .where(executions.c.status == ExecutionStatus.RUNNING, executions.c.lease_until <= now)
+        select(executions.c.id)
+        .where(executions.c.status == status, executions.c.lease_until <= now)
         .order_by(executions.c.lease_until)
         .limit(limit)
     )
-    return [read(ExecutionRow, row) for row in conn.execute(query).mappings()]
+    return list(conn.execute(query).scalars())
 
 
 def of_request(conn: Connection, request_id: str, *, limit: int) -> list[ExecutionRow]:
@@ -97,6 +96,18 @@ def of_request(conn: Connection, request_id: str, *, limit: int) -> list[Executi
         .limit(limit)
     )
     return [read(ExecutionRow, row) for row in conn.execute(query).mappings()]
+
+
+def latest_finished(conn: Connection, request_id: str, statuses: Collection[ExecutionStatus]) -> ExecutionRow | None:
+    """The execution of the request in one of `statuses` that finished last."""
+    query = (
+        select(executions)
+        .where(executions.c.request_id == request_id, executions.c.status.in_([str(s) for s in statuses]))
+        .order_by(executions.c.finished_at.desc(), executions.c.id)
+        .limit(1)
+    )
+    row = conn.execute(query).mappings().first()
+    return read(ExecutionRow, row) if row is not None else None
 
 
 def count_completed(conn: Connection, request_id: str) -> int:
@@ -127,19 +138,19 @@ def stored_among(conn: Connection, execution_ids: Sequence[str]) -> set[str]:
     return set(conn.execute(query).scalars())
 
 
-def access_of(conn: Connection, execution_id: str) -> list[str]:
-    query = select(result_access.c.selector).where(result_access.c.execution_id == execution_id)
-    return list(conn.execute(query).scalars())
-
-
-def readable_results(
-    conn: Connection, subject: str, selectors: Sequence[str], *, everything: bool, limit: int
-) -> list[tuple[ResultRow, RequestRow]]:
+def readable_results(conn: Connection, sees: Visibility, *, limit: int) -> list[tuple[ResultRow, RequestRow]]:
     """Stored results the person may read, newest first, each with its request."""
-    query = select(results, requests).join(requests, requests.c.id == results.c.request_id)
-    if not everything:
-        query = query.where(_readable(subject, selectors))
-    query = query.order_by(results.c.stored_at.desc()).limit(limit)
+    named = exists().where(
+        result_access.c.execution_id == results.c.execution_id, result_access.c.selector.in_(sees.selectors)
+    )
+    theirs = or_(requests.c.requester == sees.subject, named, decided_by(sees.subject))
+    query = (
+        select(results, requests)
+        .join(requests, requests.c.id == results.c.request_id)
+        .where(or_(inside(sees.everybodys), and_(inside(sees.own), theirs)))
+        .order_by(results.c.stored_at.desc(), results.c.execution_id)
+        .limit(limit)
+    )
     return [
         (
             read(ResultRow, {c.name: row[c] for c in results.c}),
@@ -149,21 +160,15 @@ def readable_results(
     ]
 
 
-def _readable(subject: str, selectors: Sequence[str]) -> ColumnElement[bool]:
-    decided = exists().where(approvals.c.request_id == requests.c.id, approvals.c.actor == subject)
-    named = exists().where(
-        result_access.c.execution_id == results.c.execution_id, result_access.c.selector.in_(tuple(selectors))
-    )
-    return or_(requests.c.requester == subject, named, decided)
+def still_needed(conn: Connection, execution_ids: Collection[str]) -> set[str]:
+    """Those that an agent may still upload to or complete."""
+    live = [ExecutionStatus.CLAIMED, ExecutionStatus.RUNNING]
+    query = select(executions.c.id).where(executions.c.id.in_(execution_ids), executions.c.status.in_(live))
+    return set(conn.execute(query).scalars())
 
 
 def expired_results(conn: Connection, now: datetime, *, limit: int) -> list[ResultRow]:
     query = select(results).where(results.c.expires_at <= now).order_by(results.c.expires_at).limit(limit)
-    return [read(ResultRow, row) for row in conn.execute(query).mappings()]
-
-
-def results_of_request(conn: Connection, request_id: str) -> list[ResultRow]:
-    query = select(results).where(results.c.request_id == request_id)
     return [read(ResultRow, row) for row in conn.execute(query).mappings()]
 
 
@@ -172,8 +177,8 @@ def remove_result(tx: Tx, execution_id: str) -> None:
 
 
 def shift_leases(tx: Tx, by: timedelta) -> None:
-    """Move every lease forward by `by`: for that long this server was stopped and no agent could renew."""
-    live = and_(executions.c.status == ExecutionStatus.RUNNING, executions.c.lease_until.is_not(None))
+    """Move every lease forward by `by`: for that long this server stood still and no agent could renew."""
+    live = and_(_HELD, executions.c.lease_until.is_not(None))
     rows = tx.conn.execute(select(executions.c.id, executions.c.lease_until).where(live)).all()
     for execution_id, until in rows:
         tx.conn.execute(update(executions).where(executions.c.id == execution_id).values(lease_until=until + by))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from datetime import datetime
 
-from sqlalchemy import ColumnElement, Connection, func, insert, or_, select, update
+from sqlalchemy import ColumnElement, Connection, delete, func, insert, or_, select, update
 
 from dbward.db.engine import Tx
 from dbward.db.rows import TokenRow, UserRow, read
@@ -74,3 +74,25 @@ def _usable(now: datetime) -> tuple[ColumnElement[bool], ColumnElement[bool]]:
 
 def revoke(tx: Tx, token_id: str, now: datetime) -> None:
     tx.conn.execute(update(tokens).where(tokens.c.id == token_id, tokens.c.revoked_at.is_(None)).values(revoked_at=now))
+
+
+def remove_dead(tx: Tx, before: datetime) -> None:
+    """Delete issued tokens that were revoked, or expired, before then.
+
+    The others stay: a revoked token of the configuration must not come alive again when it is read the next time.
+    """
+    dead = or_(tokens.c.revoked_at < before, tokens.c.expires_at < before)
+    tx.conn.execute(delete(tokens).where(tokens.c.kind == "issued", dead))
+
+
+def revoke_issued(tx: Tx, subject_id: str, now: datetime) -> list[str]:
+    """Revoke the tokens a person made for themselves; their ids."""
+    theirs = (
+        tokens.c.subject_type == "user",
+        tokens.c.subject_id == subject_id,
+        tokens.c.kind == "issued",
+        tokens.c.revoked_at.is_(None),
+    )
+    found = list(tx.conn.execute(select(tokens.c.id).where(*theirs)).scalars())
+    tx.conn.execute(update(tokens).where(*theirs).values(revoked_at=now))
+    return found

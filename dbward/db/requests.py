@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import ColumnElement, Connection, and_, delete, exists, func, insert, or_, select, update
+from sqlalchemy import ColumnElement, Connection, and_, delete, exists, false, func, insert, or_, select, true, update
 
 from dbward.db.engine import Tx
 from dbward.db.rows import RequestRow, read
 from dbward.db.tables import approvals, request_selectors, requests
 from dbward.domain.approvals import Approval
-from dbward.domain.model import Status
+from dbward.domain.model import ANY, Status
 from dbward.domain.states import Trigger, advance
 from dbward.errors import Conflict, LostRace, Missing
+
+_PREFIX = re.compile(r"[0-9a-f][0-9a-f-]{0,35}")
 
 
 def insert_request(tx: Tx, row: RequestRow) -> None:
@@ -41,6 +44,8 @@ def resolve(conn: Connection, id_or_prefix: str) -> str:
 
     Raises `Missing` for none, `Conflict` (`request.ambiguous`) for several.
     """
+    if _PREFIX.fullmatch(id_or_prefix) is None:
+        raise Missing(f"request {id_or_prefix}")
     after = id_or_prefix + "g"  # the first text past every id that starts so: ids are lower-case hex and hyphens
     query = select(requests.c.id).where(requests.c.id >= id_or_prefix, requests.c.id < after).limit(2)
     found = conn.execute(query).scalars().all()
@@ -75,10 +80,21 @@ def move(tx: Tx, row: RequestRow, trigger: Trigger, *, now: datetime, **values: 
 
 
 @dataclass(frozen=True, slots=True)
-class Visibility:
-    """Which requests a person sees: all, or own ones, those waiting for one of `selectors`, and those they decided."""
+class Scope:
+    """What one role covers: names, or `*`."""
 
-    everything: bool
+    databases: tuple[str, ...]
+    environments: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Visibility:
+    """Which requests a person sees: all inside `everybodys`, and inside `own` those of their own, those waiting for one
+    of `selectors`, and those they decided.
+    """
+
+    everybodys: tuple[Scope, ...]
+    own: tuple[Scope, ...]
     subject: str
     selectors: tuple[str, ...]
 
@@ -108,12 +124,12 @@ def page(
 
 def _conditions(sees: Visibility, criteria: Criteria) -> Iterable[ColumnElement[bool]]:
     yield requests.c.id.is_not(None)
-    if not sees.everything:
-        yield or_(
-            requests.c.requester == sees.subject,
-            and_(requests.c.status == Status.PENDING, _waits_for(sees.selectors)),
-            _decided_by(sees.subject),
-        )
+    theirs = or_(
+        requests.c.requester == sees.subject,
+        and_(requests.c.status == Status.PENDING, _waits_for(sees.selectors)),
+        decided_by(sees.subject),
+    )
+    yield or_(inside(sees.everybodys), and_(inside(sees.own), theirs))
     for column, value in (
         (requests.c.status, criteria.status),
         (requests.c.requester, criteria.user),
@@ -134,13 +150,28 @@ def _conditions(sees: Visibility, criteria: Criteria) -> Iterable[ColumnElement[
         )
 
 
+def inside(scopes: Iterable[Scope]) -> ColumnElement[bool]:
+    """Whether one of the scopes covers the request's target; nothing is inside no scope."""
+    return or_(
+        false(),
+        *(
+            and_(
+                true() if ANY in scope.databases else requests.c.database.in_(scope.databases),
+                true() if ANY in scope.environments else requests.c.environment.in_(scope.environments),
+            )
+            for scope in scopes
+        ),
+    )
+
+
 def _waits_for(selectors: Collection[str]) -> ColumnElement[bool]:
     return exists().where(
         request_selectors.c.request_id == requests.c.id, request_selectors.c.selector.in_(tuple(selectors))
     )
 
 
-def _decided_by(subject: str) -> ColumnElement[bool]:
+def decided_by(subject: str) -> ColumnElement[bool]:
+    """Whether this person approved or rejected the request."""
     return exists().where(approvals.c.request_id == requests.c.id, approvals.c.actor == subject)
 
 
@@ -197,18 +228,11 @@ def due(conn: Connection, status: Status, column: str, before: datetime, *, limi
     return list(conn.execute(query).scalars())
 
 
-def in_status(conn: Connection, status: Status, *, limit: int) -> list[RequestRow]:
-    query = select(requests).where(requests.c.status == status).order_by(requests.c.updated_at).limit(limit)
-    return [read(RequestRow, row) for row in conn.execute(query).mappings()]
-
-
-def counts(conn: Connection, statuses: Collection[Status]) -> dict[str, int]:
-    query = (
-        select(requests.c.status, func.count())
-        .where(requests.c.status.in_([str(s) for s in statuses]))
-        .group_by(requests.c.status)
+def of_requester(conn: Connection, requester: str, statuses: Collection[Status]) -> list[str]:
+    query = select(requests.c.id).where(
+        requests.c.requester == requester, requests.c.status.in_([str(s) for s in statuses])
     )
-    return dict(conn.execute(query).tuples().all())
+    return list(conn.execute(query.order_by(requests.c.created_at)).scalars())
 
 
 def purgeable(conn: Connection, statuses: Collection[Status], before: datetime, *, limit: int) -> list[str]:
@@ -221,6 +245,10 @@ def purgeable(conn: Connection, statuses: Collection[Status], before: datetime, 
     return list(conn.execute(query).scalars())
 
 
-def remove(tx: Tx, request_id: str) -> None:
-    """Delete the request with everything that hangs on it."""
-    tx.conn.execute(delete(requests).where(requests.c.id == request_id))
+def remove(tx: Tx, request_id: str, statuses: Collection[Status], before: datetime) -> bool:
+    """Delete the request with everything that hangs on it, unless it has changed since it was found `purgeable`."""
+    same = (requests.c.id == request_id, requests.c.status.in_([str(s) for s in statuses]))
+    hit = tx.conn.execute(delete(requests).where(*same, requests.c.updated_at < before))
+    if hit.rowcount:
+        tx.wake(f"request:{request_id}")
+    return bool(hit.rowcount)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from datetime import datetime
+from enum import StrEnum
 from typing import Any, TypeVar
 
 from sqlalchemy import RowMapping
@@ -130,7 +131,10 @@ class UserRow:
 
 Row = TypeVar("Row", RequestRow, ExecutionRow, ResultRow, AgentRow, TokenRow, UserRow)
 
-_ENUMS = {RequestRow: {"status": Status, "operation": Operation}, ExecutionRow: {"status": ExecutionStatus}}
+_ENUMS: dict[type, dict[str, type[StrEnum]]] = {
+    RequestRow: {"status": Status, "operation": Operation},
+    ExecutionRow: {"status": ExecutionStatus},
+}
 
 
 def read(kind: type[Row], row: Mapping[str, Any] | RowMapping) -> Row:

@@ -155,7 +155,7 @@ approvals = Table(
     Column("matched_selector", String(160), nullable=False),
     Column("comment", Text),
     Column("created_at", Utc, nullable=False),
-    UniqueConstraint("request_id", "step_index", "actor"),
+    UniqueConstraint("request_id", "step_index", "actor", "action"),
     CheckConstraint("action in ('approve', 'reject')", name="action"),
     Index("ix_approvals_actor", "actor"),
 )
@@ -352,4 +352,3 @@ server_meta = Table(
     Column("key", String(64), primary_key=True),
     Column("value", Text, nullable=False),
 )
-

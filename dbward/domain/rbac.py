@@ -31,16 +31,14 @@ def ownership(principal: Principal, permission: Permission, target: Target | Non
         return None
     if principal.kind == "agent" and target is not None and not _in_scopes(principal.scopes, target):
         return None
-    best: Ownership | None = None
-    for role in principal.roles:
-        if target is not None and not covers(role, target):
-            continue
-        for grant in role.grants:
-            if grant.permission is None or (grant.permission is permission and grant.ownership is Ownership.ANY):
-                return Ownership.ANY
-            if grant.permission is permission:
-                best = Ownership.OWN
-    return best
+    found = {reach(role, permission) for role in principal.roles if target is None or covers(role, target)}
+    return Ownership.ANY if Ownership.ANY in found else Ownership.OWN if Ownership.OWN in found else None
+
+
+def reach(role: Role, permission: Permission) -> Ownership | None:
+    """How far one role alone carries `permission`, inside its scope."""
+    granted = [grant.ownership for grant in role.grants if grant.permission in (None, permission)]
+    return Ownership.ANY if Ownership.ANY in granted else Ownership.OWN if granted else None
 
 
 def allowed(principal: Principal, permission: Permission, target: Target | None) -> bool:

@@ -6,8 +6,10 @@ an upload goes on after a restart of the server.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import os
+import shutil
 import threading
 from collections.abc import Iterator
 from datetime import datetime
@@ -77,36 +79,31 @@ class LocalResults:
 
     def read(self, key: str, *, sha256: str) -> Iterator[bytes]:
         """The stored bytes in chunks. Raises `Missing` at once, `Unavailable` at the end when the digest is wrong."""
-        try:
-            stored = self._path(key).open("rb")
-        except FileNotFoundError:
-            raise Missing("the stored result is gone", code="result.missing") from None
-
-        def chunks() -> Iterator[bytes]:
-            digest = hashlib.sha256()
-            with stored:
-                while chunk := stored.read(_CHUNK):
-                    digest.update(chunk)
-                    yield chunk
-            if digest.hexdigest() != sha256:
-                raise Unavailable("the stored result does not match its checksum", code="result.corrupt")
-
-        return chunks()
+        path = self._path(key)
+        if not path.exists():
+            raise _gone()
+        return _chunks(path, sha256)
 
     def delete(self, key: str) -> None:
         """Remove a result, or what was uploaded of it. Removing what is not there is no error."""
-        for path in (self._path(key), self._part(key)):
-            path.unlink(missing_ok=True)
-        try:
-            self._path(key).parent.rmdir()
-        except OSError:
-            return  # other executions of the request are still there
+        with self._guard:
+            for path in (self._path(key), self._part(key)):
+                path.unlink(missing_ok=True)
+            with contextlib.suppress(OSError):  # other executions of the request are still there
+                self._path(key).parent.rmdir()
 
-    def abandoned(self, before: datetime) -> Iterator[str]:
-        """Keys of uploads that have not grown since `before`."""
+    def delete_all(self, request_id: str) -> None:
+        """Remove whatever is held of a request, also uploads that no row tells of."""
+        directory = self._path(storage_key(request_id, "x")).parent
+        with self._guard:
+            shutil.rmtree(directory, ignore_errors=True)
+
+    def abandoned(self, before: datetime) -> Iterator[tuple[str, str]]:
+        """`(request id, execution id)` of uploads that have not grown since `before`."""
         for part in self._root.glob("*/*.part"):
-            if part.stat().st_mtime < before.timestamp():
-                yield f"{part.parent.name}/{part.name.removesuffix('.part')}"
+            with contextlib.suppress(FileNotFoundError):  # finished meanwhile
+                if part.stat().st_mtime < before.timestamp():
+                    yield part.parent.name, part.name.removesuffix(".part")
 
     def ping(self) -> None:
         """Raise `Unavailable` unless the directory can be written."""
@@ -127,6 +124,24 @@ class LocalResults:
 
 def storage_key(request_id: str, execution_id: str) -> str:
     return f"{request_id}/{execution_id}"
+
+
+def _chunks(path: Path, sha256: str) -> Iterator[bytes]:
+    digest = hashlib.sha256()
+    try:
+        stored = path.open("rb")
+    except FileNotFoundError:
+        raise _gone() from None
+    with stored:
+        while chunk := stored.read(_CHUNK):
+            digest.update(chunk)
+            yield chunk
+    if digest.hexdigest() != sha256:
+        raise Unavailable("the stored result does not match its checksum", code="result.corrupt")
+
+
+def _gone() -> Missing:
+    return Missing("the stored result is gone", code="result.missing")
 
 
 def _sync_directory(path: Path) -> None:

@@ -18,7 +18,7 @@ from dbward.domain import rbac
 from dbward.domain.model import Event, Permission, Principal, Target
 from dbward.errors import Invalid, Refused
 from dbward.runtime import Runtime
-from dbward.services.journal import record
+from dbward.services.journal import record, record_refusal
 from dbward.services.views import View
 
 OFFLINE_AFTER = timedelta(seconds=60)
@@ -41,7 +41,7 @@ def report(rt: Runtime, who: Principal, said: AgentReport) -> AgentWelcome:
     targets = [Target(d.database, d.environment) for d in said.databases]
     for target in targets:
         if (refusal := rbac.refuse(who, Permission.AGENT_OPERATE, target=target, owner=None)) is not None:
-            raise refusal
+            raise _refused(rt, who, refusal, target)
         if target not in rt.settings.policy.targets:
             raise Invalid(
                 f"{target} is not registered on the server",
@@ -80,6 +80,15 @@ def report(rt: Runtime, who: Principal, said: AgentReport) -> AgentWelcome:
 
     node, at = rt.store.write(work)
     return AgentWelcome(node=node, queues=queues, server_time=at, server_version=VERSION, protocol=PROTOCOL)
+
+
+def _refused(rt: Runtime, who: Principal, refusal: Refused, target: Target) -> Refused:
+    """Recorded, but not each time: an agent that is set up wrong asks again and again."""
+    if rt.tokens.worth_recording(f"agent:{who.token_id}", rt.now()):
+        rt.store.write(
+            lambda tx: record_refusal(rt, tx, refusal, actor=who, request=None, action="agent.report", target=target)
+        )
+    return refusal
 
 
 def _free_name(conn: Connection, name: str, session: str, now: datetime) -> tuple[str, AgentRow | None]:

@@ -3,21 +3,23 @@
 from __future__ import annotations
 
 import json
-import os
+import logging
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
-from dbward.client.shapes import AUDIT_PAGE_MAX, AuditFilter
+from dbward import keys
+from dbward.client.shapes import AUDIT_PAGE_MAX, OFFSET_MAX, AuditFilter
 from dbward.db import audit
-from dbward.db.engine import Tx
+from dbward.db.engine import Connection, Tx
 from dbward.domain import rbac
-from dbward.domain.audit import purge_metadata, stamp, verify_chain, verify_head
+from dbward.domain.audit import Head, purge_metadata, stamp, verify_chain, verify_head
 from dbward.domain.model import Event, Permission, Principal
-from dbward.errors import Invalid
 from dbward.runtime import Runtime
 from dbward.services.journal import record_info
-from dbward.services.views import View
+from dbward.services.views import View, check_time
+
+log = logging.getLogger(__name__)
 
 ANCHOR = "audit-anchor.json"
 _COLUMNS = {
@@ -36,18 +38,16 @@ def search(rt: Runtime, who: Principal, wanted: AuditFilter) -> View:
     """One page of events, newest first, with the number that match. Raises `Refused`, `Invalid`."""
     if (refusal := rbac.refuse(who, Permission.AUDIT_READ, target=None, owner=None)) is not None:
         raise refusal
-    for at in (wanted.since, wanted.until):
-        if at is not None and at.tzinfo is None:
-            raise Invalid("since and until must name their offset from UTC", hint="for example 2026-05-01T00:00:00Z")
+    since, until = check_time(wanted.since, "since"), check_time(wanted.until, "until")
     equal = {column: str(value) for key, column in _COLUMNS.items() if (value := getattr(wanted, key)) is not None}
     criteria = audit.Search(
         equal=equal,
-        since=stamp(wanted.since) if wanted.since is not None else None,
-        until=stamp(wanted.until) if wanted.until is not None else None,
+        since=stamp(since) if since is not None else None,
+        until=stamp(until) if until is not None else None,
     )
     limit = min(wanted.limit, AUDIT_PAGE_MAX)
     with rt.store.read() as conn:
-        rows, total = audit.search(conn, criteria, limit=limit, offset=wanted.offset)
+        rows, total = audit.search(conn, criteria, limit=limit, offset=min(wanted.offset, OFFSET_MAX))
     return {"events": [_view(row) for row in rows], "total": total, "limit": limit, "offset": wanted.offset}
 
 
@@ -64,20 +64,16 @@ def verify(rt: Runtime, who: Principal) -> View:
     """
     if (refusal := rbac.refuse(who, Permission.AUDIT_READ, target=None, owner=None)) is not None:
         raise refusal
+    anchor = _read_anchor(rt.settings.state_dir)  # before the snapshot: it may only be older than what is read then
     with rt.store.read() as conn:
         head = audit.head(conn)
         verdict = verify_chain(audit.links(conn, head.seq if head is not None else 0), head, rt.keys.audit_keyring)
         reason: str | None = verdict.reason
         if verdict.valid and head is not None:
-            anchor = _read_anchor(rt.settings.state_dir)
             if audit.beyond(conn, head.seq):
                 reason = "events_beyond_head"
-            elif anchor is not None and head.seq < anchor["seq"]:
-                reason = "older_than_anchor"
-            elif anchor is not None and anchor["seq"] >= head.first_seq:
-                signed = verify_head(rt.keys.audit_keyring.values(), anchor["seq"], anchor["hash"], anchor["signature"])
-                if not signed or audit.hash_at(conn, anchor["seq"]) != anchor["hash"]:
-                    reason = "anchor_mismatch"
+            elif anchor is not None:
+                reason = _contradiction(rt, conn, head, anchor)
     return {
         "total_events": verdict.total_events,
         "first_broken_id": verdict.first_broken_id,
@@ -88,25 +84,41 @@ def verify(rt: Runtime, who: Principal) -> View:
 
 
 def write_anchor(rt: Runtime) -> None:
-    """Keep the signed head in a file beside the database: an older copy of the database contradicts it."""
+    """Keep the signed head in a file beside the database: an older copy of the database contradicts it.
+
+    One that does contradict it is left as it is: it is the evidence, until somebody who knows why removes it.
+    """
+    before = _read_anchor(rt.settings.state_dir)
     with rt.store.read() as conn:
         head = audit.head(conn)
-    if head is None or head.seq == 0:
+        if head is None or head.seq == 0 or (before is not None and before.seq == head.seq):
+            return
+        found = _contradiction(rt, conn, head, before) if before is not None else None
+    if found is not None:
+        log.error("the audit log does not continue what %s stands for: %s", ANCHOR, found)
         return
-    path = rt.settings.state_dir / ANCHOR
-    draft = path.with_name(f".{ANCHOR}.{os.getpid()}")
-    draft.write_text(json.dumps({"seq": head.seq, "hash": head.hash, "signature": head.signature}))
-    draft.replace(path)
+    text = json.dumps({"seq": head.seq, "hash": head.hash, "signature": head.signature})
+    keys.replace_file(rt.settings.state_dir / ANCHOR, text.encode())
 
 
-def _read_anchor(state_dir: Path) -> dict[str, Any] | None:
+def _contradiction(rt: Runtime, conn: Connection, head: Head, anchor: Head) -> str | None:
+    """Why this chain cannot be the one the anchor was taken of; None when it may well be."""
+    if not verify_head(rt.keys.audit_keyring.values(), anchor.seq, anchor.hash, anchor.signature):
+        return "anchor_mismatch"
+    if head.seq < anchor.seq:
+        return "older_than_anchor"
+    purged = anchor.seq < head.first_seq
+    return None if purged or audit.hash_at(conn, anchor.seq) == anchor.hash else "anchor_mismatch"
+
+
+def _read_anchor(state_dir: Path) -> Head | None:
     try:
-        anchor = json.loads((state_dir / ANCHOR).read_bytes())
-        return {"seq": int(anchor["seq"]), "hash": str(anchor["hash"]), "signature": str(anchor["signature"])}
+        said = json.loads((state_dir / ANCHOR).read_bytes())
+        return Head(int(said["seq"]), str(said["hash"]), str(said["signature"]))
     except FileNotFoundError:
         return None
     except (OSError, ValueError, KeyError, TypeError):
-        return {"seq": 2**62, "hash": "", "signature": ""}  # a damaged anchor proves nothing good
+        return Head(0, None, "")  # a damaged anchor is signed by nobody
 
 
 def purge(rt: Runtime, older_than: timedelta) -> bool:
@@ -116,15 +128,16 @@ def purge(rt: Runtime, older_than: timedelta) -> bool:
     def work(tx: Tx) -> bool:
         found = audit.last_checkpoint_before(tx.conn, cutoff)
         head = audit.head(tx.conn)
-        if found is None or head is None or found.seq < head.first_seq:
+        if found is None or head is None or found[0] < head.first_seq:
             return False
-        audit.cut(tx, found.seq, found.event_hash)
+        seq, last_hash = found
+        audit.cut(tx, seq, last_hash)
         said = purge_metadata(
             rt.keys.audit,
             rt.keys.audit_key_id,
-            last_purged_hash=found.event_hash,
+            last_purged_hash=last_hash,
             purged_before=cutoff,
-            retained_count=head.seq - found.seq,
+            retained_count=head.seq - seq,
         )
         record_info(rt, tx, Event.AUDIT_PURGE_CHECKPOINT, said)
         return True

@@ -6,38 +6,49 @@ Runs in gunicorn's master before it forks, so it opens the database and closes i
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
+from dataclasses import replace
 from datetime import datetime
-from pathlib import Path
 
 from dbward import ids, keys
-from dbward.db import audit, identities
-from dbward.db.engine import Tx
+from dbward.db import audit, identities, requests
+from dbward.db.engine import Tx, open_store
 from dbward.db.migrations import migrate
 from dbward.db.rows import TokenRow, UserRow
 from dbward.domain.audit import sign_head
 from dbward.domain.model import SYSTEM, Event
+from dbward.domain.states import CANCELLABLE
 from dbward.errors import Misconfigured
 from dbward.runtime import Runtime, open_runtime, utc_now
 from dbward.services.identity import AGENT_ROLE
 from dbward.services.journal import record
+from dbward.services.requests import cancel_row
 from dbward.settings.server import ServerSettings
 
 ADMIN_TOKEN = "admin-token"  # noqa: S105 - a file's name
 AGENT_TOKEN = "agent-token"  # noqa: S105
 REQUESTER_TOKEN = "requester-token"  # noqa: S105
 
+NOT_CONFIGURED = "not in the configuration any more"
+_FILES = {"user": (ADMIN_TOKEN, REQUESTER_TOKEN), "agent": (AGENT_TOKEN,)}
 _ADMIN_ROLES = ["admin", "requester"]
 
 
-def prepare(settings: ServerSettings, *, force_bootstrap: bool = False) -> bool:
+def prepare(settings: ServerSettings, *, force_bootstrap: bool = False, now: Callable[[], datetime] = utc_now) -> bool:
     """Bring `state_dir` and its database up to date; True when the bootstrap tokens were made now.
 
     Whatever exists already (keys, token files) is kept. Raises `Misconfigured` for a state that does not fit together.
     """
     settings.state_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
     migrate(settings.state)
-    keys.create_missing(settings.state_dir, utc_now())
-    rt = open_runtime(settings)
+    if (missing := keys.missing(settings.state_dir)) and _is_signed(settings):
+        raise Misconfigured(
+            f"{', '.join(missing)} missing in {settings.state_dir}, but the state database was signed with it",
+            code="key.missing",
+            hint="restore it from the backup of state_dir, or copy it from the server that shares the database",
+        )
+    keys.create_missing(settings.state_dir, now())
+    rt = open_runtime(settings, now=now)
     try:
         rt.store.write(lambda tx: _begin_audit(rt, tx))
         made = _bootstrap(rt, force=force_bootstrap)
@@ -47,9 +58,19 @@ def prepare(settings: ServerSettings, *, force_bootstrap: bool = False) -> bool:
     return made
 
 
+def _is_signed(settings: ServerSettings) -> bool:
+    """Whether the database holds an audit log already."""
+    store = open_store(settings.state, on_wake=lambda _: None)
+    try:
+        with store.read() as conn:
+            return audit.tail(conn) is not None
+    finally:
+        store.close()
+
+
 def _begin_audit(rt: Runtime, tx: Tx) -> None:
     if audit.tail(tx.conn) is None:
-        audit.begin(tx, sign_head(rt.keys.audit, 0, None))
+        audit.begin(tx, sign_head(rt.keys.audit, 0, None), rt.now())
 
 
 def _bootstrap(rt: Runtime, *, force: bool) -> bool:
@@ -61,9 +82,9 @@ def _bootstrap(rt: Runtime, *, force: bool) -> bool:
     state_dir = rt.settings.state_dir
     with rt.store.read() as conn:
         existing = identities.active_of_kind(conn, "bootstrap")
-    files = [state_dir / name for name in (ADMIN_TOKEN, AGENT_TOKEN, REQUESTER_TOKEN)]
     if existing and not force:
-        missing = [path.name for path in files if not path.exists()]
+        wanted = {name for row in existing for name in _FILES[row.subject_type]}
+        missing = sorted(name for name in wanted if not (state_dir / name).exists())
         if missing:
             raise Misconfigured(
                 f"{', '.join(missing)} missing in {state_dir}, but the tokens exist",
@@ -72,25 +93,23 @@ def _bootstrap(rt: Runtime, *, force: bool) -> bool:
             )
         return False
     admin, agent = ids.new_token(), ids.new_token()
-    for path, token in zip(files, (admin, agent, admin), strict=True):
-        _replace_private(path, token)
+    for kind, token in (("user", admin), ("agent", agent)):
+        for name in _FILES[kind]:
+            keys.replace_file(state_dir / name, token.encode())  # what it held is not, or no longer, valid
 
     def work(tx: Tx) -> None:
         now = rt.now()
         for row in existing:
             identities.revoke(tx, row.id, now)
             record(rt, tx, Event.TOKEN_REVOKED, actor=SYSTEM, resource=("token", row.id), reason="--force-bootstrap")
-        _save_user(rt, tx, UserRow("admin", _ADMIN_ROLES, [], "active", "bootstrap", now, now))
+        before = identities.find_user(tx.conn, "admin")
+        created = before.created_at if before is not None else now
+        _save_user(rt, tx, UserRow("admin", _ADMIN_ROLES, [], "active", "bootstrap", created, now), before)
         _issue(rt, tx, _token("user", "admin", admin, "bootstrap", _ADMIN_ROLES, now))
         _issue(rt, tx, _token("agent", "agent", agent, "bootstrap", None, now))
 
     rt.store.write(work)
     return True
-
-
-def _replace_private(path: Path, text: str) -> None:
-    path.unlink(missing_ok=True)  # reached only when the token it held is not, or no longer, valid
-    keys.write_private(path, text.encode())
 
 
 def _token(
@@ -122,10 +141,25 @@ def _issue(rt: Runtime, tx: Tx, row: TokenRow) -> None:
     record(rt, tx, Event.TOKEN_CREATED, actor=SYSTEM, resource=("token", row.id), metadata=facts)
 
 
-def _save_user(rt: Runtime, tx: Tx, row: UserRow) -> None:
-    if identities.save_user(tx, row):
-        facts = {"roles": row.roles, "groups": row.groups, "source": row.source}
-        record(rt, tx, Event.USER_CREATED, actor=SYSTEM, resource=("user", row.id), metadata=facts)
+def _save_user(rt: Runtime, tx: Tx, row: UserRow, before: UserRow | None = None) -> None:
+    """Store the user as `row`, and put on the record what that changes."""
+    event = _change(before, row)
+    if event is None:
+        return
+    identities.save_user(tx, row)
+    facts = {"roles": row.roles, "groups": row.groups, "source": row.source}
+    if before is not None:
+        facts |= {"roles_before": before.roles, "groups_before": before.groups}
+    record(rt, tx, event, actor=SYSTEM, resource=("user", row.id), metadata=facts)
+
+
+def _change(before: UserRow | None, row: UserRow) -> Event | None:
+    if before is None:
+        return Event.USER_CREATED
+    if before.status != row.status:
+        return Event.USER_ACTIVATED if row.status == "active" else Event.USER_SUSPENDED
+    same = (before.roles, before.groups) == (row.roles, row.groups)
+    return None if same else Event.USER_UPDATED
 
 
 def _sync(rt: Runtime, tx: Tx) -> None:
@@ -134,7 +168,7 @@ def _sync(rt: Runtime, tx: Tx) -> None:
     wanted = {user.id: user for user in rt.settings.users}
     for row in identities.users_from(tx.conn, "config"):
         if row.id not in wanted and row.status == "active":
-            _save_user(rt, tx, UserRow(row.id, row.roles, row.groups, "suspended", "config", row.created_at, now))
+            _suspend(rt, tx, row)
     kept = set()
     for user in wanted.values():
         before = identities.find_user(tx.conn, user.id)
@@ -144,15 +178,27 @@ def _sync(rt: Runtime, tx: Tx) -> None:
                 hint="use another id",
             )
         created = before.created_at if before is not None else now
-        _save_user(rt, tx, UserRow(user.id, list(user.roles), list(user.groups), "active", "config", created, now))
+        row = UserRow(user.id, list(user.roles), list(user.groups), "active", "config", created, now)
+        _save_user(rt, tx, row, before)
         if user.token is not None:
             kept.add(_sync_token(rt, tx, user.id, user.token.reveal(), now))
     for token in identities.active_of_kind(tx.conn, "config"):
-        if token.hash not in kept:
+        # Of a suspended user it is worth nothing, and good again when the user comes back with it.
+        if token.hash not in kept and token.subject_id in wanted:
             identities.revoke(tx, token.id, now)
-            record(rt, tx, Event.TOKEN_REVOKED, actor=SYSTEM, resource=("token", token.id), reason="not configured")
+            record(rt, tx, Event.TOKEN_REVOKED, actor=SYSTEM, resource=("token", token.id), reason=NOT_CONFIGURED)
     facts = {"digest": rt.settings.config_digest, "pid": os.getpid()}
     record(rt, tx, Event.CONFIG_SYNCED, actor=SYSTEM, metadata=facts)
+
+
+def _suspend(rt: Runtime, tx: Tx, user: UserRow) -> None:
+    """With what the user has going: tokens of their own making, and open requests."""
+    now = rt.now()
+    _save_user(rt, tx, replace(user, status="suspended", updated_at=now), user)
+    for token_id in identities.revoke_issued(tx, user.id, now):
+        record(rt, tx, Event.TOKEN_REVOKED, actor=SYSTEM, resource=("token", token_id), reason=NOT_CONFIGURED)
+    for request_id in requests.of_requester(tx.conn, user.id, CANCELLABLE):
+        cancel_row(rt, tx, requests.lock(tx, request_id), actor=SYSTEM, reason=f"its requester is {NOT_CONFIGURED}")
 
 
 def _sync_token(rt: Runtime, tx: Tx, user_id: str, plaintext: str, now: datetime) -> str:
@@ -161,7 +207,7 @@ def _sync_token(rt: Runtime, tx: Tx, user_id: str, plaintext: str, now: datetime
     existing = identities.token_by_hash(tx.conn, digest)
     if existing is None:
         _issue(rt, tx, _token("user", user_id, plaintext, "config", None, now))
-    elif existing.subject_id != user_id or existing.revoked_at is not None:
+    elif existing.subject_id != user_id or existing.kind != "config" or existing.revoked_at is not None:
         raise Misconfigured(
             f"[[auth.users]] {user_id}: its token was revoked, or belongs to somebody else",
             code="config.token_unusable",

@@ -14,8 +14,8 @@ from dbward.client.wire import Completed, CompleteRequest
 from dbward.db import executions, requests
 from dbward.db.engine import Tx
 from dbward.db.rows import ExecutionRow, RequestRow, ResultRow
-from dbward.domain import policy
-from dbward.domain.model import SYSTEM, Event, ExecutionStatus, Principal, Status
+from dbward.domain import policy, rbac
+from dbward.domain.model import SYSTEM, Event, ExecutionStatus, Permission, Principal, Status
 from dbward.domain.states import Trigger
 from dbward.errors import Conflict, Invalid, Missing, Refused
 from dbward.results.local import storage_key
@@ -51,18 +51,18 @@ def complete(rt: Runtime, who: Principal, execution_id: str, report: CompleteReq
     digest = sha256_hex(canonical_json(report.model_dump(mode="json", exclude={"tag"})))
     with rt.store.read() as conn:
         seen = executions.find(conn, execution_id)
-    if seen is None:
+        about = requests.find(conn, seen.request_id) if seen is not None else None
+    if seen is None or about is None:
         raise Missing(f"execution {execution_id}")
-    _check(who, seen, report)
-    finished = seen.outcome_digest == digest
-    if report.result_size is not None and report.result_sha256 is not None and not finished:
+    _check(who, seen, about, report)
+    if report.result_size is not None and report.result_sha256 is not None and seen.outcome_digest is None:
         key = storage_key(seen.request_id, execution_id)
         rt.results.finish(key, size=report.result_size, sha256=report.result_sha256)
 
     def work(tx: Tx) -> Completed:
         execution = executions.lock(tx, execution_id)
         request = requests.lock(tx, execution.request_id)
-        _check(who, execution, report)
+        _check(who, execution, request, report)
         if execution.outcome_digest == digest:
             return Completed(request_id=request.id, status=request.status)
         if execution.outcome_digest is not None:
@@ -77,11 +77,19 @@ def complete(rt: Runtime, who: Principal, execution_id: str, report: CompleteReq
     return rt.store.write(work)
 
 
-def _check(who: Principal, execution: ExecutionRow, report: CompleteRequest) -> None:
-    if execution.claim_id != report.claim_id:
+def own(who: Principal, execution: ExecutionRow, request: RequestRow, claim_id: str) -> None:
+    """Raises `Conflict` for a claim that is not the latest, `Refused` when it is not this agent's, or out of scope."""
+    if execution.claim_id != claim_id:
         raise Conflict("the execution is claimed by another", code="execution.not_claimed")
-    if execution.agent_id is None or execution.agent_id.partition("@")[0] != who.subject:
+    # An instance holds no `@`, so what stands before the last one is the subject.
+    if execution.agent_id is None or execution.agent_id.rpartition("@")[0] != who.subject:
         raise Refused("this execution belongs to another agent")
+    if (refusal := rbac.refuse(who, Permission.AGENT_OPERATE, target=request.target, owner=None)) is not None:
+        raise refusal
+
+
+def _check(who: Principal, execution: ExecutionRow, request: RequestRow, report: CompleteRequest) -> None:
+    own(who, execution, request, report.claim_id)
     never_started = execution.started_at is None
     if never_started and report.outcome not in {"refused", "failed", "cancelled"}:
         raise Conflict("an execution that was never started cannot have run", code="execution.not_started")
@@ -187,19 +195,29 @@ def lose(rt: Runtime, tx: Tx, execution: ExecutionRow) -> None:
     """Give up an execution whose agent is gone: it was started, so what came of it cannot be known."""
     request = requests.lock(tx, execution.request_id)
     now = rt.now()
+    message = "the agent is not heard of any more; whether the statement took effect is not known"
     executions.move(
         tx,
         execution,
         ExecutionStatus.LOST,
         finished_at=now,
         lease_until=None,
-        error={"code": "execution.lost", "message": "the agent was not heard of any more; the outcome is not known"},
+        error={"code": "execution.lost", "message": message},
     )
     broker.withdraw(tx, execution.id)
     if request.execution_id == execution.id and request.status is Status.RUNNING:
         request = requests.move(tx, request, Trigger.LOSE, now=now, resolved_at=now)
     tx.wake(f"request:{request.id}")
-    record(rt, tx, Event.EXECUTION_LOST, actor=SYSTEM, request=request, execution_id=execution.id, failed=True)
+    record(
+        rt,
+        tx,
+        Event.EXECUTION_LOST,
+        actor=SYSTEM,
+        request=request,
+        execution_id=execution.id,
+        failed=True,
+        reason=message,
+    )
 
 
 def give_up_delivery(rt: Runtime, tx: Tx, execution_id: str) -> None:
@@ -208,17 +226,40 @@ def give_up_delivery(rt: Runtime, tx: Tx, execution_id: str) -> None:
     execution = executions.find(tx.conn, execution_id)
     if execution is None or execution.status not in {ExecutionStatus.QUEUED, ExecutionStatus.CLAIMED}:
         return
-    request = requests.lock(tx, execution.request_id)
+    fail_unstarted(
+        rt,
+        tx,
+        execution,
+        requests.lock(tx, execution.request_id),
+        code="delivery.exhausted",
+        message="the job was delivered to agents again and again and never started; nothing was run",
+        hint="look at the agents' logs",
+    )
+
+
+def fail_unstarted(
+    rt: Runtime, tx: Tx, execution: ExecutionRow, request: RequestRow, *, code: str, message: str, hint: str | None
+) -> None:
+    """End a job as failed before anything of it was run. Its message is the caller's business."""
     now = rt.now()
-    message = "the job was delivered to agents again and again and never started; nothing was run"
     executions.move(
         tx,
         execution,
         ExecutionStatus.FAILED,
         finished_at=now,
         lease_until=None,
-        error={"code": "delivery.exhausted", "message": message, "hint": "look at the agents' logs"},
+        error={"code": code, "message": message, "hint": hint},
     )
     if request.execution_id == execution.id and request.status in {Status.DISPATCHED, Status.RUNNING}:
         request = requests.move(tx, request, Trigger.COMPLETE_FAILED, now=now, resolved_at=now)
-    record(rt, tx, Event.EXECUTION_FAILED, actor=SYSTEM, request=request, execution_id=execution.id, failed=True)
+    record(
+        rt,
+        tx,
+        Event.EXECUTION_FAILED,
+        actor=SYSTEM,
+        request=request,
+        execution_id=execution.id,
+        failed=True,
+        reason=message,
+        metadata={"error_code": code},
+    )

@@ -19,10 +19,10 @@ REASON_MAX_BYTES = 1024
 
 
 def check_reason(reason: str | None, what: str = "reason") -> str | None:
-    """The text, or None when there is none. Raises `Invalid` over 1024 bytes."""
+    """The text, or None when there is nothing but spaces. Raises `Invalid` over 1024 bytes."""
     if reason is not None and len(reason.encode()) > REASON_MAX_BYTES:
         raise Invalid(f"{what} is over {REASON_MAX_BYTES} bytes")
-    return reason or None
+    return reason if reason is not None and reason.strip() else None
 
 
 def dispatch(rt: Runtime, tx: Tx, row: RequestRow, *, actor: Principal, reason: str | None = None) -> RequestRow:
@@ -39,7 +39,7 @@ def dispatch(rt: Runtime, tx: Tx, row: RequestRow, *, actor: Principal, reason: 
         tx,
         Event.REQUEST_DISPATCHED,
         actor=actor,
-        request=row,
+        request=moved,
         reason=reason,
         metadata={"execution_id": execution_id},
     )
@@ -51,6 +51,7 @@ def resume(rt: Runtime, who: Principal, request_id: str, reason: str | None) -> 
 
     Raises `Missing`, `Refused`, `Invalid` (somebody else's request and no reason), `Conflict` and `Gone`.
     """
+    reason = check_reason(reason)
 
     def work(tx: Tx) -> RequestRow | DbwardError:
         row = requests.lock(tx, requests.resolve(tx.conn, request_id))
@@ -68,7 +69,6 @@ def resume(rt: Runtime, who: Principal, request_id: str, reason: str | None) -> 
             raise gate
         return dispatch(rt, tx, row, actor=who, reason=reason)
 
-    check_reason(reason)
     row = rt.store.write(work)
     if isinstance(row, DbwardError):
         raise row

@@ -22,16 +22,16 @@ from dbward.client.wire import (
 )
 from dbward.db import agents, executions, requests
 from dbward.db.engine import Tx
-from dbward.db.rows import ExecutionRow, RequestRow
+from dbward.db.rows import AgentRow, ExecutionRow, RequestRow
 from dbward.domain import policy, rbac, tokens
-from dbward.domain.model import Event, ExecutionStatus, Permission, Principal, Status
+from dbward.domain.model import SYSTEM, Event, ExecutionStatus, Permission, Principal, Status, Target
 from dbward.domain.states import Trigger
-from dbward.errors import Conflict, DbwardError, Invalid, Missing, Refused, Unavailable
+from dbward.errors import Conflict, DbwardError, Invalid, Missing, Unavailable
 from dbward.results.local import storage_key
 from dbward.runtime import Runtime
+from dbward.services.completion import fail_unstarted, own
 from dbward.services.journal import record, record_refusal
 
-TOKEN_LIFETIME = timedelta(minutes=5)
 PART_MAX_BYTES = 4 * 1024 * 1024
 OVERHEAD_BYTES = 1024 * 1024
 """What a stored result may have beyond `max_persist_bytes`: its header line and the row that crossed the limit."""
@@ -45,8 +45,9 @@ _CLAIMABLE = {
 def claim(rt: Runtime, who: Principal, execution_id: str, asked: ClaimRequest) -> Claimed:
     """Give the job to the session that holds its message: what to run, its limits, and a token signed over all of it.
 
-    Raises `Unavailable` while draining, `Missing`, `Refused` (target outside the token's scopes), and `Conflict` when
-    the message is not held by this session or the execution was started, cancelled or finished.
+    Raises `Unavailable` while draining and for a session that has yet to report itself, `Missing`, `Refused` (target
+    outside the token's scopes), and `Conflict` when somebody else holds the message, when the execution was started,
+    cancelled or finished, and when the database is not the kind that the statements were read as.
     """
     if rt.hub.closing:
         raise Unavailable("server_shutting_down", hint="another server will take the claim")
@@ -63,20 +64,23 @@ def claim(rt: Runtime, who: Principal, execution_id: str, asked: ClaimRequest) -
                 f"execution is {execution.status}, request is {request.status}", code="execution.not_claimable"
             )
         agent = agents.of_session(tx.conn, asked.session)
-        if agent is None or agent.subject_id != who.subject:
-            raise Conflict("this session has not reported itself", code="agent.unknown", hint="report first")
-        node = agent.id
+        if agent is None or agent.subject_id != who.subject:  # not a conflict, for which the message would be dropped
+            raise Unavailable("this session has not reported itself", code="agent.unknown", hint="report, then claim")
+        if (spoken := _dialect_at(agent, request.target)) not in (None, request.dialect):
+            return _misread(rt, tx, execution, request, str(spoken))
+        broker.extend(tx, asked.session, [asked.tag], now + rt.settings.broker.lease)
         limits = policy.limits_for(
             policy.find_execution_policy(rt.settings.policy.execution_policies, request.target),
             request.operation,
             rt.settings.results.max_persist_bytes,
+            policy.workflow_from_json(request.workflow) if request.workflow is not None else None,
         )
         token = tokens.ExecutionToken(
             v=tokens.VERSION,
             claim_id=ids.new_id(),
             request_id=request.id,
             execution_id=execution.id,
-            agent=node,
+            agent=agent.id,
             operation=request.operation,
             database=request.database,
             environment=request.environment,
@@ -85,13 +89,13 @@ def claim(rt: Runtime, who: Principal, execution_id: str, asked: ClaimRequest) -
             max_rows=limits.max_rows,
             max_bytes=limits.max_bytes,
             issued_at=now,
-            expires_at=now + TOKEN_LIFETIME,
+            expires_at=now + tokens.LIFETIME,
         )
         executions.move(
             tx,
             execution,
             ExecutionStatus.CLAIMED,
-            agent_id=node,
+            agent_id=agent.id,
             session=asked.session,
             claim_id=token.claim_id,
             limits={
@@ -134,7 +138,7 @@ def start(rt: Runtime, who: Principal, execution_id: str, asked: StartRequest) -
 
     def work(tx: Tx) -> DbwardError | None:
         execution, request = _pair(tx, execution_id)
-        _own(who, execution, asked.claim_id)
+        own(who, execution, request, asked.claim_id)
         now = rt.now()
         if execution.status is ExecutionStatus.RUNNING:
             if execution.start_nonce == asked.nonce:
@@ -155,7 +159,7 @@ def start(rt: Runtime, who: Principal, execution_id: str, asked: StartRequest) -
             raise Conflict(
                 f"execution is {execution.status}, request is {request.status}", code="execution.not_startable"
             )
-        if execution.claimed_at is not None and now > execution.claimed_at + TOKEN_LIFETIME:
+        if execution.claimed_at is None or now >= execution.claimed_at + tokens.LIFETIME:
             raise Conflict("the execution token has expired", code="token.expired")
         executions.move(
             tx,
@@ -178,7 +182,7 @@ def renew(rt: Runtime, who: Principal, execution_id: str, asked: RenewRequest) -
 
     def work(tx: Tx) -> Renewed:
         execution, request = _pair(tx, execution_id)
-        _own(who, execution, asked.claim_id)
+        own(who, execution, request, asked.claim_id)
         held = executions.extend(tx, execution_id, asked.claim_id, rt.now() + rt.settings.broker.lease)
         return Renewed(cancelled=request.status is Status.CANCELLED, lost=not held, lease_secs=_lease_secs(rt))
 
@@ -203,26 +207,44 @@ def release(rt: Runtime, who: Principal, execution_id: str, asked: ReleaseReques
         execution, request = _pair(tx, execution_id)
         if execution.claim_id != asked.claim_id and execution.status is not ExecutionStatus.CLAIMED:
             return  # released before
-        _own(who, execution, asked.claim_id)
+        own(who, execution, request, asked.claim_id)
         if execution.status is not ExecutionStatus.CLAIMED:
             raise Conflict(f"execution is {execution.status}", code="execution.not_releasable")
-        now = rt.now()
-        executions.move(
-            tx, execution, ExecutionStatus.QUEUED, claim_id=None, agent_id=None, session=None, lease_until=None
-        )
-        requests.move(tx, request, Trigger.RELEASE, now=now)
-        broker.release_job(tx, execution_id, now=now, delay=timedelta(seconds=asked.delay_secs))
-        record(
-            rt,
-            tx,
-            Event.EXECUTION_RELEASED,
-            actor=who,
-            request=request,
-            execution_id=execution.id,
-            reason=asked.reason,
-        )
+        unclaim(rt, tx, execution, request, actor=who, reason=asked.reason)
+        broker.release_job(tx, execution_id, now=rt.now(), delay=timedelta(seconds=asked.delay_secs))
 
     rt.store.write(work)
+
+
+def take_back_if_lapsed(rt: Runtime, tx: Tx, execution_id: str) -> None:
+    """Undo a claim whose agent is gone before it started: without its message nobody else would ever end it.
+
+    As long as some agent holds the message, that agent claims again or reports.
+    """
+    execution, request = _pair(tx, execution_id)
+    if execution.status is not ExecutionStatus.CLAIMED or broker.is_leased(tx.conn, execution_id):
+        return
+    if execution.lease_until is not None and execution.lease_until <= rt.now():
+        unclaim(rt, tx, execution, request, actor=SYSTEM, reason="the agent that claimed it is not heard of any more")
+
+
+def unclaim(
+    rt: Runtime, tx: Tx, execution: ExecutionRow, request: RequestRow, *, actor: Principal, reason: str
+) -> None:
+    """Put a claimed job back to where it was before the claim; its message is the caller's business."""
+    executions.move(
+        tx,
+        execution,
+        ExecutionStatus.QUEUED,
+        claim_id=None,
+        agent_id=None,
+        session=None,
+        limits=None,
+        lease_until=None,
+        claimed_at=None,
+    )
+    moved = requests.move(tx, request, Trigger.RELEASE, now=rt.now())
+    record(rt, tx, Event.EXECUTION_RELEASED, actor=actor, request=moved, execution_id=execution.id, reason=reason)
 
 
 def store_part(
@@ -233,9 +255,10 @@ def store_part(
         raise Invalid("offset is negative")
     with rt.store.read() as conn:
         execution = executions.find(conn, execution_id)
-    if execution is None:
+        request = requests.find(conn, execution.request_id) if execution is not None else None
+    if execution is None or request is None:
         raise Missing(f"execution {execution_id}")
-    _own(who, execution, claim_id)
+    own(who, execution, request, claim_id)
     if execution.status not in {ExecutionStatus.RUNNING, ExecutionStatus.LOST}:
         raise Conflict(f"execution is {execution.status}", code="execution.not_running")
     key = storage_key(execution.request_id, execution.id)
@@ -252,8 +275,18 @@ def _pair(tx: Tx, execution_id: str) -> tuple[ExecutionRow, RequestRow]:
     return execution, requests.lock(tx, execution.request_id)
 
 
-def _own(who: Principal, execution: ExecutionRow, claim_id: str) -> None:
-    if execution.claim_id != claim_id:
-        raise Conflict("the execution is claimed by another", code="execution.not_claimed")
-    if execution.agent_id is None or execution.agent_id.partition("@")[0] != who.subject:
-        raise Refused("this execution belongs to another agent")
+def _dialect_at(agent: AgentRow, target: Target) -> str | None:
+    """What the agent says the database is; None when it has not declared it."""
+    return next((d["dialect"] for d in agent.databases if Target(d["database"], d["environment"]) == target), None)
+
+
+def _misread(rt: Runtime, tx: Tx, execution: ExecutionRow, request: RequestRow, spoken: str) -> Conflict:
+    """End a job that was judged by the rules of another dialect: what passed for a read there may be none here."""
+    refusal = Conflict(
+        f"the statements were read as {request.dialect}, but {request.target} is {spoken}",
+        code="execution.other_dialect",
+        hint="submit the request again",
+    )
+    fail_unstarted(rt, tx, execution, request, code=refusal.code, message=refusal.message, hint=refusal.hint)
+    broker.withdraw(tx, execution.id)
+    return refusal

@@ -8,24 +8,27 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from functools import partial
 from time import monotonic
 
 from dbward.broker import store as broker
 from dbward.broker.names import job_queue
-from dbward.db import agents, executions, requests
+from dbward.db import agents, executions, identities, requests
 from dbward.db.engine import Tx
-from dbward.db.rows import RequestRow
+from dbward.db.rows import RequestRow, ResultRow
 from dbward.domain.limits import approval_deadline
-from dbward.domain.model import SYSTEM, Event, Status
-from dbward.domain.policy import workflow_from_json
+from dbward.domain.model import SYSTEM, Event, ExecutionStatus, Status
+from dbward.domain.policy import find_execution_policy, workflow_from_json
 from dbward.domain.states import PURGEABLE, Trigger
-from dbward.errors import Conflict, DbwardError
+from dbward.errors import Conflict, DbwardError, Missing, Unavailable
+from dbward.results.local import storage_key
 from dbward.runtime import Runtime
 from dbward.services import audit
 from dbward.services.completion import give_up_delivery, lose
+from dbward.services.executions import take_back_if_lapsed
 from dbward.services.journal import due_checkpoint, record
 from dbward.services.requests import withdraw_execution
 
@@ -44,21 +47,40 @@ class _Chore:
 
 
 def sweep_leases(rt: Runtime) -> None:
-    """Lost executions, and whatever in the broker has run out."""
+    """Lost executions, claims whose agent is gone, and whatever in the broker has run out."""
     now = rt.now()
     with rt.store.read() as conn:
-        overdue = [execution.id for execution in executions.overdue(conn, now, limit=BATCH)]
-    for execution_id in overdue:
-        rt.store.write(lambda tx, each=execution_id: _lose_if_overdue(rt, tx, each))  # type: ignore[misc]
+        lost = executions.overdue(conn, ExecutionStatus.RUNNING, now, limit=BATCH)
+    _each(rt, lost, _lose_if_overdue)
     swept = rt.store.write(lambda tx: broker.sweep(tx, now, rt.settings.broker.delivery_cap))
-    for job_id in swept.dead_jobs:
-        rt.store.write(lambda tx, each=job_id: give_up_delivery(rt, tx, each))  # type: ignore[misc]
+    _each(rt, swept.dead_jobs, give_up_delivery)
+    with rt.store.read() as conn:
+        claimed = executions.overdue(conn, ExecutionStatus.CLAIMED, now, limit=BATCH)
+    _each(rt, claimed, take_back_if_lapsed)
 
 
 def _lose_if_overdue(rt: Runtime, tx: Tx, execution_id: str) -> None:
     execution = executions.lock(tx, execution_id)
-    if execution.lease_until is not None and execution.lease_until <= rt.now():
+    overdue = execution.lease_until is not None and execution.lease_until <= rt.now()
+    if execution.status is ExecutionStatus.RUNNING and overdue:
         lose(rt, tx, execution)
+
+
+def _each(rt: Runtime, found: Iterable[str], act: Callable[[Runtime, Tx, str], None]) -> None:
+    """A transaction for each of what was found; one that cannot be handled does not keep the others from it."""
+    for each in found:
+        try:
+            rt.store.write(partial(_run_one, rt, each, act))
+        except (Conflict, Missing):  # somebody else moved it meanwhile: nothing is left to do
+            continue
+        except Unavailable:
+            raise
+        except Exception:
+            log.exception("housekeeping could not handle %s", each)
+
+
+def _run_one(rt: Runtime, each: str, act: Callable[[Runtime, Tx, str], None], tx: Tx) -> None:
+    act(rt, tx, each)
 
 
 def expire(rt: Runtime) -> None:
@@ -68,11 +90,13 @@ def expire(rt: Runtime) -> None:
 
 
 def _expire(rt: Runtime, tx: Tx, row: RequestRow) -> None:
-    if row.expires_at is None or row.expires_at > rt.now():
+    now = rt.now()
+    if row.expires_at is None or row.expires_at > now:
         return
-    moved = requests.move(tx, row, Trigger.EXPIRE, now=rt.now(), resolved_at=rt.now())
+    why = "not decided in time" if row.status is Status.PENDING else "approved, but not run in time"
+    moved = requests.move(tx, row, Trigger.EXPIRE, now=now, resolved_at=now)
     requests.set_selectors(tx, row.id, [])
-    record(rt, tx, Event.REQUEST_EXPIRED, actor=SYSTEM, request=moved)
+    record(rt, tx, Event.REQUEST_EXPIRED, actor=SYSTEM, request=moved, reason=why)
 
 
 def time_out_dispatches(rt: Runtime) -> None:
@@ -84,12 +108,21 @@ def _time_out(rt: Runtime, tx: Tx, row: RequestRow) -> None:
     now = rt.now()
     if row.dispatched_at is None or row.dispatched_at > now - rt.settings.dispatch_timeout:
         return
-    flow = workflow_from_json(row.workflow) if row.workflow is not None else None
     moved = requests.move(
-        tx, row, Trigger.DISPATCH_TIMEOUT, now=now, expires_at=approval_deadline(flow, now), dispatched_at=None
+        tx, row, Trigger.DISPATCH_TIMEOUT, now=now, expires_at=_good_until(rt, tx, row), dispatched_at=None
     )
     withdraw_execution(tx, row)
-    record(rt, tx, Event.REQUEST_DISPATCH_TIMEOUT, actor=SYSTEM, request=moved)
+    why = f"no agent took it within {int(rt.settings.dispatch_timeout.total_seconds())} seconds"
+    record(rt, tx, Event.REQUEST_DISPATCH_TIMEOUT, actor=SYSTEM, request=moved, reason=why)
+
+
+def _good_until(rt: Runtime, tx: Tx, row: RequestRow) -> datetime:
+    """Until when it can be resumed: the approval is no younger for having waited in a queue."""
+    flow = workflow_from_json(row.workflow) if row.workflow is not None else None
+    since = row.approved_at or row.created_at
+    if executions.count_completed(tx.conn, row.id):
+        return since + find_execution_policy(rt.settings.policy.execution_policies, row.target).execution_window
+    return approval_deadline(flow, since)
 
 
 def _each_due(
@@ -97,43 +130,73 @@ def _each_due(
 ) -> None:
     with rt.store.read() as conn:
         due = requests.due(conn, status, column, before, limit=BATCH)
-    for request_id in due:
 
-        def work(tx: Tx, request_id: str = request_id) -> None:
-            row = requests.lock(tx, request_id)
-            if row.status is status:
-                act(rt, tx, row)
+    def if_still(rt: Runtime, tx: Tx, request_id: str) -> None:
+        row = requests.lock(tx, request_id)
+        if row.status is status:
+            act(rt, tx, row)
 
-        try:
-            rt.store.write(work)
-        except Conflict:  # somebody else moved it meanwhile: nothing is left to do
-            continue
+    _each(rt, due, if_still)
 
 
 def purge(rt: Runtime) -> None:
-    """Results, requests and audit events past their retention, and uploads nobody goes on with."""
+    """Results, requests, tokens and audit events past their retention, and uploads nobody goes on with."""
     now = rt.now()
-    with rt.store.read() as conn:
-        expired = executions.expired_results(conn, now, limit=BATCH)
-    for result in expired:  # the blob first: a crash in between leaves a row that is found again
-        rt.results.delete(result.storage_key)
-        rt.store.write(lambda tx, each=result: _forget_result(rt, tx, each.execution_id))  # type: ignore[misc]
-    with rt.store.read() as conn:
-        old = requests.purgeable(conn, PURGEABLE, now - rt.settings.retention.request_ttl, limit=BATCH)
-        blobs = [result.storage_key for each in old for result in executions.results_of_request(conn, each)]
-    for key in blobs:
-        rt.results.delete(key)
-    for request_id in old:
-        rt.store.write(lambda tx, each=request_id: requests.remove(tx, each))  # type: ignore[misc]
-    for key in list(rt.results.abandoned(now - ABANDONED_UPLOAD_AFTER)):
-        rt.results.delete(key)
+    _purge_results(rt, now)
+    _purge_requests(rt, now - rt.settings.retention.request_ttl)
+    _purge_uploads(rt, now - ABANDONED_UPLOAD_AFTER)
+    rt.store.write(lambda tx: identities.remove_dead(tx, now - rt.settings.retention.request_ttl))
     rt.store.write(lambda tx: agents.forget(tx, now - FORGET_AGENTS_AFTER))
     audit.purge(rt, rt.settings.retention.audit_ttl)
 
 
-def _forget_result(rt: Runtime, tx: Tx, execution_id: str) -> None:
-    executions.remove_result(tx, execution_id)
-    record(rt, tx, Event.RESULT_PURGED, actor=SYSTEM, resource=("execution", execution_id))
+def _purge_results(rt: Runtime, now: datetime) -> None:
+    while True:
+        with rt.store.read() as conn:
+            expired = executions.expired_results(conn, now, limit=BATCH)
+        for result in expired:  # the blob first: a crash in between leaves a row that is found again
+            rt.results.delete(result.storage_key)
+            rt.store.write(partial(_forget_result, rt, result))
+        if len(expired) < BATCH:
+            return
+
+
+def _forget_result(rt: Runtime, result: ResultRow, tx: Tx) -> None:
+    request = requests.find(tx.conn, result.request_id)
+    executions.remove_result(tx, result.execution_id)
+    record(
+        rt,
+        tx,
+        Event.RESULT_PURGED,
+        actor=SYSTEM,
+        request=request,
+        execution_id=result.execution_id,
+        reason="its retention has passed",
+    )
+
+
+def _purge_requests(rt: Runtime, before: datetime) -> None:
+    while True:
+        with rt.store.read() as conn:
+            old = requests.purgeable(conn, PURGEABLE, before, limit=BATCH)
+        for request_id in old:
+            # Nothing of a request this old is read any more: a crash in between leaves a row that is found again.
+            rt.results.delete_all(request_id)
+            rt.store.write(partial(_forget_request, request_id, before))
+        if len(old) < BATCH:
+            return
+
+
+def _forget_request(request_id: str, before: datetime, tx: Tx) -> None:
+    requests.remove(tx, request_id, PURGEABLE, before)
+
+
+def _purge_uploads(rt: Runtime, before: datetime) -> None:
+    idle = {execution_id: request_id for request_id, execution_id in rt.results.abandoned(before)}
+    with rt.store.read() as conn:
+        needed = executions.still_needed(conn, list(idle)) if idle else set()
+    for execution_id in idle.keys() - needed:  # a long statement may take its time between two rows
+        rt.results.delete(storage_key(idle[execution_id], execution_id))
 
 
 def vouch(rt: Runtime) -> None:
@@ -182,13 +245,14 @@ class Housekeeper:
             log.warning("the audit anchor could not be written on the way out", exc_info=True)
 
     def _loop(self) -> None:
+        shortest = min(chore.every for chore in _CHORES)
         due = {chore: monotonic() + chore.every.total_seconds() for chore in _CHORES}
-        last_tick = monotonic()
+        seen = self._rt.now()
         while not self._stop.wait(max(0.0, min(due.values()) - monotonic())):
-            gap = timedelta(seconds=monotonic() - last_tick) - min(chore.every for chore in _CHORES)
-            last_tick = monotonic()
-            if gap > FROZEN_AFTER:
-                self._attempt(lambda rt, by=gap: _thaw(rt, by))  # type: ignore[misc]
+            # The clock of the leases, not the monotonic one, which stands still while the machine sleeps.
+            stood_still, seen = self._rt.now() - seen - shortest, self._rt.now()
+            if stood_still > FROZEN_AFTER:
+                self._attempt(partial(_thaw, by=stood_still))
             for chore in _CHORES:
                 if due[chore] <= monotonic():
                     self._attempt(chore.run)
@@ -203,8 +267,8 @@ class Housekeeper:
                 log.exception("a housekeeping chore failed and will be tried again")
 
 
-def _thaw(rt: Runtime, by: timedelta) -> None:
-    """This process stood still: leases move on by as long, for their holders could not reach it."""
+def _thaw(rt: Runtime, *, by: timedelta) -> None:
+    """This process stood still, or its clock was set: leases move on by as long, for nobody could renew them."""
 
     def work(tx: Tx) -> None:
         broker.shift_leases(tx, by)

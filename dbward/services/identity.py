@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import hmac
+import re
 from dataclasses import replace
-from datetime import UTC, datetime
+from datetime import datetime
 
 from dbward import ids
 from dbward.client.shapes import NewToken
@@ -17,11 +18,12 @@ from dbward.domain.names import parse_name
 from dbward.errors import DbwardError, Invalid, Missing, Refused, Unauthorized
 from dbward.runtime import Runtime
 from dbward.services.journal import record, record_refusal
-from dbward.services.views import View
+from dbward.services.views import View, check_time
 
 _AUTHORIZATION_MAX = 256
 
 AGENT_ROLE = "agent-default"
+_AGENT_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 
 
 def authenticate(
@@ -31,8 +33,10 @@ def authenticate(
     peer_ip: str | None,
     client_ip: str | None,
     source: str | None,
+    finishing: bool = False,
 ) -> Principal:
-    """The principal behind a bearer token.
+    """The principal behind a bearer token. `finishing` also accepts an agent's token that has expired, not one that was
+    revoked: for the calls that bring to its end what was begun with it.
 
     Raises `Unauthorized` with one text for every cause, so that nothing is learned about tokens, and `Refused` when the
     token is good but leaves no role.
@@ -47,12 +51,13 @@ def authenticate(
     digest = ids.token_hash(bearer)
     known = rt.tokens.get(digest, now)
     if known is None:
-        row, cause = _look_up(rt, bearer, digest, now)
+        generation = rt.tokens.generation
+        row, cause = _look_up(rt, bearer, digest, now, finishing=finishing)
         if row is None:
             _note_failure(rt, address, cause)
             raise _unauthorized()
         known = _principal(rt, row)
-        rt.tokens.put(digest, known, row.expires_at, now)
+        rt.tokens.put(digest, known, row.expires_at, now, generation=generation)
     return replace(known, peer_ip=peer_ip, client_ip=client_ip, client_ip_source=source)
 
 
@@ -63,7 +68,7 @@ def still_valid(rt: Runtime, token_id: str) -> bool:
     return row is not None and _usable(row, rt.now()) is None
 
 
-def _look_up(rt: Runtime, bearer: str, digest: str, now: datetime) -> tuple[TokenRow | None, str]:
+def _look_up(rt: Runtime, bearer: str, digest: str, now: datetime, *, finishing: bool) -> tuple[TokenRow | None, str]:
     with rt.store.read() as conn:
         candidates = identities.tokens_by_prefix(conn, ids.token_prefix(bearer))
         found = None
@@ -72,7 +77,8 @@ def _look_up(rt: Runtime, bearer: str, digest: str, now: datetime) -> tuple[Toke
                 found = row
         if found is None:
             return None, "unknown"
-        if (cause := _usable(found, now)) is not None:
+        cause = _usable(found, now)
+        if cause is not None and not (finishing and cause == "expired" and found.subject_type == "agent"):
             return None, cause
         if found.subject_type == "user":
             user = identities.find_user(conn, found.subject_id)
@@ -150,10 +156,13 @@ def create_token(rt: Runtime, who: Principal, body: NewToken) -> View:
     if body.subject_type not in {"user", "agent"}:
         raise Invalid("subject_type must be `user` or `agent`")
     for_agent = body.subject_type == "agent"
+    if for_agent and _AGENT_NAME.fullmatch(body.subject_id) is None:  # it becomes the first part of a node's name
+        raise Invalid("an agent's subject_id has letters, digits, `.`, `_` and `-`, and begins with a letter or digit")
     needed = Permission.TOKEN_CREATE_AGENT if for_agent else Permission.TOKEN_CREATE
     now = rt.now()
-    if body.expires_at is not None and (body.expires_at.tzinfo is None or body.expires_at <= now):
-        raise Invalid("expires_at must be in the future and name its offset from UTC")
+    expires_at = check_time(body.expires_at, "expires_at")
+    if expires_at is not None and expires_at <= now:
+        raise Invalid("expires_at must be in the future")
     scopes = _scopes(body) if for_agent else None
     plaintext = ids.new_token()
 
@@ -176,7 +185,7 @@ def create_token(rt: Runtime, who: Principal, body: NewToken) -> View:
             kind="issued",
             ceiling=_ceiling(who, body, for_agent=for_agent),
             scopes=scopes,
-            expires_at=body.expires_at.astimezone(UTC) if body.expires_at is not None else None,
+            expires_at=expires_at,
             created_at=now,
             revoked_at=None,
         )
@@ -216,6 +225,7 @@ def _scopes(body: NewToken) -> list[list[str]] | None:
 
 
 def list_tokens(rt: Runtime, who: Principal) -> View:
+    """Every token, without its text. Raises `Refused`."""
     if (refusal := rbac.refuse(who, Permission.TOKEN_LIST, target=None, owner=None)) is not None:
         raise refusal
     with rt.store.read() as conn:

@@ -123,7 +123,7 @@ def due_checkpoint(rt: Runtime, tx: Tx) -> None:
 
 def _overdue(end: Tail, now: datetime) -> bool:
     fresh = end.seq - end.checkpoint_seq
-    return fresh > 0 and end.checkpoint_at is not None and now - end.checkpoint_at >= CHECKPOINT_AFTER
+    return fresh > 0 and (end.checkpoint_at is None or now - end.checkpoint_at >= CHECKPOINT_AFTER)
 
 
 def _tail(tx: Tx) -> Tail:

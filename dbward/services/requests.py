@@ -7,14 +7,13 @@ from dataclasses import dataclass
 from dbward import ids
 from dbward.broker import store as broker
 from dbward.canonical import canonical_json, sha256_hex
-from dbward.client.shapes import PAGE_MAX, NewRequest, RequestFilter
+from dbward.client.shapes import OFFSET_MAX, PAGE_MAX, NewRequest, RequestFilter
 from dbward.db import agents, executions, requests
 from dbward.db.engine import Tx
-from dbward.db.requests import Criteria, Visibility
+from dbward.db.requests import Criteria, Scope, Visibility
 from dbward.db.rows import RequestRow
 from dbward.domain import approvals, policy, rbac
 from dbward.domain.model import (
-    ANY,
     Dialect,
     Event,
     ExecutionStatus,
@@ -39,7 +38,7 @@ from dbward.services import views
 from dbward.services.agents import queue_hint
 from dbward.services.dispatch import check_reason, dispatch, refuse_change
 from dbward.services.journal import record, record_refusal
-from dbward.services.views import View
+from dbward.services.views import View, check_time
 
 _SUBMITTING = (
     Permission.REQUEST_QUERY,
@@ -58,6 +57,7 @@ class _Draft:
     dialect: Dialect
     plan: Classification
     body: NewRequest
+    reason: str | None
     share_with: tuple[Selector, ...]
     fingerprint: str
 
@@ -82,7 +82,7 @@ def create(rt: Runtime, who: Principal, body: NewRequest) -> tuple[View, bool]:
             emergency=body.emergency,
             allow_ddl=body.allow_ddl,
             is_ddl=draft.plan.is_ddl,
-            contains_ddl=draft.plan.is_ddl,
+            contains_ddl=draft.plan.contains_ddl,
         )
         for permission in needed:
             refusal = rbac.refuse(who, permission, target=draft.target, owner=None)
@@ -91,8 +91,9 @@ def create(rt: Runtime, who: Principal, body: NewRequest) -> tuple[View, bool]:
         flow = policy.find_workflow(rt.settings.policy.workflows, draft.target, draft.plan.operation)
         decision = policy.decide(flow, _risk(draft.plan), body.emergency)
         if isinstance(decision, Denied):
-            raise Invalid(decision.reason, code=decision.code, hint="an administrator adds a [[workflows]] entry")
-        if flow is not None and flow.require_reason and not body.reason:
+            denied = Invalid(decision.reason, code=decision.code, hint="an administrator adds a [[workflows]] entry")
+            return record_refusal(rt, tx, denied, actor=who, request=None, action="create", target=draft.target)
+        if flow is not None and flow.require_reason and draft.reason is None:
             raise Invalid("reason is required", hint="this workflow wants a reason: pass `reason`")
         return _insert(rt, tx, who, draft, flow, decision), True
 
@@ -116,10 +117,10 @@ def _draft(rt: Runtime, who: Principal, body: NewRequest) -> _Draft:
             f"the statement has {size} bytes, over the limit of {rt.settings.max_detail_bytes}",
             hint="split it, or raise [requests] max_detail_bytes",
         )
-    check_reason(body.reason)
+    reason = check_reason(body.reason)
     if body.allow_ddl and not body.emergency:
         raise Invalid("allow_ddl needs emergency")
-    if body.emergency and not (body.reason or "").strip():
+    if body.emergency and reason is None:
         raise Invalid("reason is required in an emergency", hint="say why; the reason goes on the record")
     if operation not in {Operation.EXECUTE_SELECT, Operation.EXECUTE_DML}:
         raise Invalid(f"{operation} is not available in this version", code="operation.unsupported")
@@ -132,6 +133,7 @@ def _draft(rt: Runtime, who: Principal, body: NewRequest) -> _Draft:
         dialect=dialect,
         plan=classify(body.detail, dialect),
         body=body,
+        reason=reason,
         share_with=tuple(parse_selector(text) for text in body.share_with),
         fingerprint=_fingerprint(body),
     )
@@ -189,7 +191,7 @@ def _insert(rt: Runtime, tx: Tx, who: Principal, draft: _Draft, flow: Workflow |
         emergency=draft.body.emergency,
         allow_ddl=draft.body.allow_ddl,
         no_result_store=draft.body.no_result_store,
-        reason=draft.body.reason,
+        reason=draft.reason,
         metadata=draft.body.metadata,
         share_with=[str(selector) for selector in draft.share_with],
         idempotency_key=draft.body.idempotency_key,
@@ -277,24 +279,34 @@ def identity_selectors(who: Principal) -> tuple[str, ...]:
     return tuple(str(selector) for selector in named)
 
 
+def visibility(who: Principal, permission: Permission) -> Visibility:
+    """What lists show this person: the same as asking for each thing by its id would."""
+    reach = [(role, rbac.reach(role, permission)) for role in who.roles]
+    return Visibility(
+        everybodys=tuple(Scope(role.databases, role.environments) for role, how in reach if how is Ownership.ANY),
+        own=tuple(Scope(role.databases, role.environments) for role, how in reach if how is Ownership.OWN),
+        subject=who.subject,
+        selectors=identity_selectors(who),
+    )
+
+
 def list_requests(rt: Runtime, who: Principal, wanted: RequestFilter) -> View:
     """One page of the requests this person may see, newest first. Raises `Refused`."""
     if (refusal := rbac.refuse(who, Permission.REQUEST_VIEW, target=None, owner=None)) is not None:
         raise refusal
-    everything = rbac.ownership(who, Permission.REQUEST_VIEW, Target(ANY, ANY)) is Ownership.ANY
-    sees = Visibility(everything, who.subject, identity_selectors(who))
+    sees = visibility(who, Permission.REQUEST_VIEW)
     criteria = Criteria(
         status=wanted.status,
         user=wanted.user,
         database=wanted.database,
         environment=wanted.environment,
         operation=wanted.operation,
-        since=wanted.since,
+        since=check_time(wanted.since, "since"),
         decidable_by=sees if wanted.pending_for_me else None,
     )
     limit = min(wanted.limit, PAGE_MAX)
     with rt.store.read() as conn:
-        rows, total = requests.page(conn, sees, criteria, limit=limit, offset=wanted.offset)
+        rows, total = requests.page(conn, sees, criteria, limit=limit, offset=min(wanted.offset, OFFSET_MAX))
         items = [
             views.listed(row, requests.selectors(conn, row.id) if row.status is Status.PENDING else ()) for row in rows
         ]
@@ -308,14 +320,15 @@ def show(rt: Runtime, who: Principal, request_id: str) -> View:
         if row is None:
             raise AssertionError("resolved a moment ago, in the same snapshot")
         given = requests.approvals_of(conn, row.id)
-        if (refusal := _refuse_view(who, row, requests.selectors(conn, row.id), [a.actor for a in given])) is not None:
+        if (refusal := refuse_view(who, row, requests.selectors(conn, row.id), [a.actor for a in given])) is not None:
             raise refusal
         execution = executions.find(conn, row.execution_id) if row.execution_id is not None else None
         hint = queue_hint(agents.all_agents(conn), row, rt.now()) if row.status is Status.DISPATCHED else None
     return views.shown(row, approvals=given, queue_hint=hint, execution=execution)
 
 
-def _refuse_view(who: Principal, row: RequestRow, waiting: list[str], deciders: list[str]) -> Refused | None:
+def refuse_view(who: Principal, row: RequestRow, waiting: list[str], deciders: list[str]) -> Refused | None:
+    """Why this person may not see the request: not theirs, not waiting for them, and never decided by them."""
     refusal = rbac.refuse(who, Permission.REQUEST_VIEW, target=row.target, owner=row.requester)
     if refusal is None or not rbac.allowed(who, Permission.REQUEST_VIEW, row.target):
         return refusal
@@ -328,7 +341,7 @@ def cancel(rt: Runtime, who: Principal, request_id: str, reason: str | None) -> 
 
     Raises `Invalid` (reason too long, or missing for somebody else's request), `Missing`, `Refused`, `Conflict`.
     """
-    check_reason(reason)
+    reason = check_reason(reason)
 
     def work(tx: Tx) -> RequestRow | DbwardError:
         row = requests.lock(tx, requests.resolve(tx.conn, request_id))

@@ -9,14 +9,15 @@ from typing import Any
 
 from dbward.client.shapes import PAGE_MAX
 from dbward.db import executions, requests
+from dbward.db.engine import Connection
 from dbward.db.rows import ExecutionRow, RequestRow, ResultRow
 from dbward.domain import policy, rbac
-from dbward.domain.model import ANY, ExecutionStatus, Ownership, Permission, Principal, Status, Target
+from dbward.domain.model import ExecutionStatus, Ownership, Permission, Principal, Status
 from dbward.domain.names import parse_selector
 from dbward.domain.states import STREAM_TERMINAL
 from dbward.errors import Conflict, Gone, Missing, Refused
 from dbward.runtime import Runtime
-from dbward.services.requests import identity_selectors
+from dbward.services.requests import refuse_view, visibility
 from dbward.services.views import View, error_text, execution_item
 
 _FINISHED = {ExecutionStatus.COMPLETED, ExecutionStatus.FAILED, ExecutionStatus.LOST}
@@ -68,7 +69,7 @@ def open_envelope(
     with rt.store.read() as conn:
         row = _require(requests.find(conn, requests.resolve(conn, request_id)), request_id)
         _check_access(rt, who, row, [a.actor for a in requests.approvals_of(conn, row.id)])
-        execution = _choose(executions.of_request(conn, row.id, limit=PAGE_MAX), execution_id)
+        execution = _choose(conn, row, execution_id)
         stored = executions.result_of(conn, execution.id)
     head = _envelope(
         execution.id,
@@ -78,9 +79,11 @@ def open_envelope(
         truncated=stored.truncated if stored is not None else False,
     )
     head |= {"request_id": row.id, "error": execution.error, "duration_ms": execution.duration_ms}
-    if execution.status is not ExecutionStatus.COMPLETED and stored is None:
-        return iter([json.dumps(head).encode()])
-    if not live and (refusal := _not_stored(rt, row)) is not None:
+    failed = execution.status is not ExecutionStatus.COMPLETED
+    refusal = None if live else _not_stored(rt, row)
+    if failed and (stored is None or refusal is not None or rt.now() >= stored.expires_at):
+        return iter([json.dumps(head).encode()])  # why it failed is told as long as the request is there
+    if refusal is not None:
         raise refusal
     if stored is None:
         if execution.rows_affected is None:
@@ -99,18 +102,18 @@ def _not_stored(rt: Runtime, row: RequestRow) -> Gone | None:
     return None
 
 
-def _choose(found: list[ExecutionRow], execution_id: str | None) -> ExecutionRow:
-    if execution_id is not None:
-        chosen = next((e for e in found if e.id == execution_id), None)
-        if chosen is None:
-            raise Missing(f"execution {execution_id} of this request")
-        if chosen.status not in _FINISHED:
-            raise Conflict("this execution has not finished")
-        return chosen
-    finished = [e for e in found if e.status in _FINISHED]
-    if not finished:
-        raise Missing("no execution of this request has finished", hint="wait with `result/stream`")
-    return max(finished, key=lambda e: e.finished_at or e.created_at)
+def _choose(conn: Connection, request: RequestRow, execution_id: str | None) -> ExecutionRow:
+    if execution_id is None:
+        latest = executions.latest_finished(conn, request.id, _FINISHED)
+        if latest is None:
+            raise Missing("no execution of this request has finished", hint="wait with `result/stream`")
+        return latest
+    chosen = executions.find(conn, execution_id)
+    if chosen is None or chosen.request_id != request.id or chosen.status is ExecutionStatus.WITHDRAWN:
+        raise Missing(f"execution {execution_id} of this request")
+    if chosen.status not in _FINISHED:
+        raise Conflict("this execution has not finished")
+    return chosen
 
 
 def _envelope(
@@ -136,7 +139,7 @@ def _with_rows(head: View, stored: ResultRow, execution: ExecutionRow, chunks: I
     """The envelope with its rows as objects, made line by line from the stored header and arrays."""
     del head["result_data"]
     lines = _lines(chunks)
-    columns: list[dict[str, Any]] = json.loads(next(lines))["columns"]
+    columns: list[dict[str, Any]] = json.loads(next(lines, b"{}")).get("columns", [])
     names = [json.dumps(column["key"]) + ":" for column in columns]
     facts: View = {
         "columns": columns,
@@ -175,7 +178,9 @@ def list_executions(rt: Runtime, who: Principal, request_id: str, limit: int) ->
     """Every execution of a request, newest first. Raises `Missing`, `Refused`."""
     with rt.store.read() as conn:
         row = _require(requests.find(conn, requests.resolve(conn, request_id)), request_id)
-        _check_access(rt, who, row, [a.actor for a in requests.approvals_of(conn, row.id)])
+        deciders = [a.actor for a in requests.approvals_of(conn, row.id)]
+        if (refusal := refuse_view(who, row, requests.selectors(conn, row.id), deciders)) is not None:
+            raise refusal
         rows = executions.of_request(conn, row.id, limit=min(limit, PAGE_MAX))
         stored = executions.stored_among(conn, [e.id for e in rows])
     return {"executions": [execution_item(e, stored=e.id in stored) for e in rows]}
@@ -185,11 +190,9 @@ def list_results(rt: Runtime, who: Principal, limit: int) -> View:
     """Stored results this person may read, newest first. Raises `Refused`."""
     if (refusal := rbac.refuse(who, Permission.RESULT_VIEW, target=None, owner=None)) is not None:
         raise refusal
-    everything = rbac.ownership(who, Permission.RESULT_VIEW, Target(ANY, ANY)) is Ownership.ANY
+    sees = visibility(who, Permission.RESULT_VIEW)
     with rt.store.read() as conn:
-        found = executions.readable_results(
-            conn, who.subject, identity_selectors(who), everything=everything, limit=min(limit, PAGE_MAX)
-        )
+        found = executions.readable_results(conn, sees, limit=min(limit, PAGE_MAX))
     return {
         "results": [
             {

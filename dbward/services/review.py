@@ -27,7 +27,7 @@ def approve(rt: Runtime, who: Principal, request_id: str, comment: str | None, s
     Raises, in this order: `Invalid` (comment), `Missing`, `Conflict` (not pending), `Gone` (expired), `Refused`
     (not eligible), `Conflict` (approved already), `Invalid` and `Conflict` for the choice of selector.
     """
-    check_reason(comment, "comment")
+    comment = check_reason(comment, "comment")
 
     def work(tx: Tx) -> View | DbwardError:
         row, flow, given = _decidable(rt, tx, request_id)
@@ -67,7 +67,7 @@ def approve(rt: Runtime, who: Principal, request_id: str, comment: str | None, s
 
 def reject(rt: Runtime, who: Principal, request_id: str, comment: str | None) -> View:
     """End the request; whoever may approve its current step may reject it. Raises as `approve` does."""
-    check_reason(comment, "comment")
+    comment = check_reason(comment, "comment")
 
     def work(tx: Tx) -> View | DbwardError:
         row, flow, given = _decidable(rt, tx, request_id)

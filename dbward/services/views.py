@@ -1,16 +1,30 @@
-"""How requests look to clients. Datetimes stay datetimes; `web.json` prints them."""
+"""How requests look to clients, and how times from them are read. Datetimes stay datetimes; `web.json` prints them."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from datetime import UTC, datetime
 from typing import Any
 
 from dbward.db.rows import ExecutionRow, RequestRow
 from dbward.domain.approvals import Approval, progress_json
 from dbward.domain.model import Status
 from dbward.domain.policy import workflow_from_json
+from dbward.errors import Invalid
 
 View = dict[str, Any]
+
+
+def check_time(at: datetime | None, what: str) -> datetime | None:
+    """The time in UTC. Raises `Invalid` when it does not name its offset, or lies outside the calendar."""
+    if at is None:
+        return None
+    if at.tzinfo is None:
+        raise Invalid(f"{what} must name its offset from UTC", hint="for example 2026-05-01T00:00:00Z")
+    try:
+        return at.astimezone(UTC)
+    except OverflowError:
+        raise Invalid(f"{what} is out of range") from None
 
 
 def listed(row: RequestRow, selectors: Sequence[str]) -> View:

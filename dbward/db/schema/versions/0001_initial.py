@@ -200,7 +200,9 @@ def upgrade() -> None:
         sa.Column("created_at", _utc(), nullable=False),
         sa.PrimaryKeyConstraint("id", name="pk_approvals"),
         sa.ForeignKeyConstraint(["request_id"], ["requests.id"], name="fk_approvals_request_id", ondelete="CASCADE"),
-        sa.UniqueConstraint("request_id", "step_index", "actor", name="uq_approvals_request_id_step_index_actor"),
+        sa.UniqueConstraint(
+            "request_id", "step_index", "actor", "action", name="uq_approvals_request_id_step_index_actor_action"
+        ),
         sa.CheckConstraint("action in ('approve', 'reject')", name=op.f("ck_approvals_action")),
     )
     op.create_index("ix_approvals_actor", "approvals", ["actor"])
