@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from enum import IntEnum
 from typing import Any
 
-from dbward.errors import DbwardError
+from dbward.errors import DbwardError, Unauthorized
 
 
 class Exit(IntEnum):
@@ -46,8 +46,11 @@ class Stop(Exception):
 
 def outcome_of(error: DbwardError) -> Outcome:
     """Any refusal, mistake or outage ends with status 1; its code says which it was."""
-    return Outcome(exit=Exit.FAILED, code=error.code, message=error.message, hint=error.hint)
+    hint = error.hint
+    if isinstance(error, Unauthorized) and hint is None:
+        hint = "the server does not know this token, or it was revoked or has expired"
+    return Outcome(exit=Exit.FAILED, code=error.code, message=error.message, hint=hint)
 
 
-def usage(message: str) -> Outcome:
-    return Outcome(exit=Exit.USAGE, code="usage", message=message)
+def usage(message: str, hint: str) -> Outcome:
+    return Outcome(exit=Exit.USAGE, code="usage", message=message, hint=hint)

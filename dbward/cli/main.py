@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import importlib
+import io
 import os
 import sys
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TextIO
 
 from dbward import VERSION
 from dbward.cli.env import Env, process_env
@@ -29,13 +31,20 @@ COMMANDS: Mapping[str, tuple[str, str, str]] = {
 """Name to module, attribute and short help: a module is imported only when its command is called."""
 
 
+_FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO})
+
+
 def run() -> None:
     """The console entry."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")  # rather a strange character than half the output
     status = main(sys.argv[1:], process_env())
     try:
         sys.stdout.flush()
-    except BrokenPipeError:
-        # Whoever read us has gone; Python must not complain about it on its way out.
+    except OSError as e:
+        status = _unwritable(sys.stderr, e) or status
+        # Python must not complain about it once more on its way out.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     sys.exit(status)
 
@@ -56,8 +65,8 @@ def main(argv: Sequence[str], env: Env) -> int:
             stack.enter_context(contextlib.redirect_stderr(env.stderr))
         try:
             return _run(app, argv)
-        except BrokenPipeError:
-            return 1
+        except OSError as e:
+            return _unwritable(env.stderr, e)
         except SystemExit as e:  # click ends so when a pipe breaks under its hands
             return e.code if isinstance(e.code, int) else 1
 
@@ -82,16 +91,31 @@ def _run(app: Any, argv: Sequence[str]) -> int:
         if not app.options.get("format"):
             app.options["format"] = _format_in(argv)
         command = e.ctx.command_path if e.ctx is not None else "dbward"
-        outcome = usage(e.format_message())
-        outcome = Outcome(exit=outcome.exit, code=outcome.code, message=outcome.message, hint=f"see {command} --help")
+        outcome = usage(e.format_message(), hint=f"see {command} --help")
     except Stop as e:
         outcome = e.outcome
     except DbwardError as e:
         outcome = outcome_of(e)
     except click.Abort:
         outcome = Outcome({"interrupted": True}, Exit.INTERRUPTED, "interrupted", "interrupted")
+    except Exception as e:
+        if app.out.human or isinstance(e, OSError):
+            raise  # the traceback is what a report of the defect needs
+        outcome = Outcome(exit=Exit.FAILED, code="internal_error", message=f"{type(e).__name__}: {e}")
     app.out.finish(outcome)
     return int(outcome.exit)
+
+
+def _unwritable(err: TextIO, error: OSError) -> int:
+    """The status when the output could not be written; any other trouble is raised again.
+
+    Whoever read us may just have had enough: nothing to say then.
+    """
+    if error.filename is not None or error.errno not in _FULL | {errno.EPIPE}:
+        raise error
+    if error.errno != errno.EPIPE:
+        err.write(f"Error: cannot write: {error.strerror}\n")
+    return 1
 
 
 def _root() -> Any:

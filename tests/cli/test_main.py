@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from typing import Any
 
 import click
+import httpx2
 import pytest
 
 from dbward import VERSION
@@ -16,6 +19,7 @@ from dbward.cli.execute import needs_asking
 from dbward.cli.main import COMMANDS, load
 from dbward.cli.times import Moment, shown
 from tests.cli.conftest import Person
+from tests.support.processes import DBWARD
 
 
 @pytest.mark.parametrize("option", ["--version", "-v"])
@@ -192,3 +196,28 @@ def test_a_time_of_an_answer() -> None:
     assert shown("not a time") == "not a time"
     made: Any = shown("2026-05-01T12:00:00Z")
     assert len(made) == 19
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="only Linux has a device that is always full")
+def test_output_that_cannot_be_written() -> None:
+    with Path("/dev/full").open("w") as full:
+        ran = subprocess.run([*DBWARD, "--help"], stdout=full, stderr=subprocess.PIPE, text=True, check=False)
+    assert ran.returncode == 1
+    assert ran.stderr == "Error: cannot write: No space left on device\n"
+
+
+def test_a_terminal_that_knows_few_characters(tmp_path: Path) -> None:
+    env = {"PATH": os.environ["PATH"], "HOME": str(tmp_path), "PYTHONIOENCODING": "ascii"}
+    ran = subprocess.run([*DBWARD, "whoami"], env=env, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert ran.returncode == 1
+    assert "which server?" in ran.stderr
+    assert "Traceback" not in ran.stderr
+
+
+def test_a_defect_still_answers_programs(offline: Person) -> None:
+    """A server that answers something else than agreed: programs get their envelope, people the traceback."""
+    transport = httpx2.MockTransport(lambda _: httpx2.Response(200, json={"unexpected": True}))
+    person = Person(offline.cwd, {**offline.variables, "DBWARD_SERVER_URL": "http://x", "DBWARD_TOKEN": "t"}, transport)
+    assert person("whoami", "--format", "json").json["error"]["code"] == "internal_error"
+    with pytest.raises(KeyError):
+        person("whoami")
