@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
-from tasks.app import make_app
-
 import tasks.agent
 from bench import noop
 from dbward.cli.main import run
+from tasks.app import make_app
 
 
 def make_with_noop(**given: Any) -> Any:
