@@ -18,6 +18,7 @@ from celery.worker import WorkController
 from celery.worker import state as worker_state
 
 from dbward import VERSION, ids
+from dbward.broker.failures import BrokerRefused, BrokerUnavailable, TokenRefused
 from dbward.broker.names import EXECUTE_TASK
 from dbward.client.agent_api import AgentApi
 from dbward.client.wire import AgentWelcome
@@ -38,6 +39,8 @@ log = logging.getLogger("dbward.agent")
 HEARTBEAT_SECS: Final = 60
 """One event a minute: enough for Flower to show the worker, and within four idle requests a minute."""
 
+APPLY_AGAIN_SECS: Final = 2.0
+
 END_SECS: Final = 20.0
 """After the drain: how long the main loop has to end by itself, before the process ends without it."""
 
@@ -52,6 +55,7 @@ class AgentWorker(WorkController):
         self._queues = queues
         self._current: frozenset[str] = frozenset()
         self._wanted: frozenset[str] = frozenset()
+        self._behind = False
         trace.setup_worker_optimizations(app, node)
         super().__init__(
             app=app,
@@ -72,7 +76,7 @@ class AgentWorker(WorkController):
             self.app.amqp.queues.deselect(name)
 
     def on_consumer_ready(self, consumer: Any) -> None:  # noqa: ARG002 - Celery passes it
-        self._agent.consuming()
+        self._agent.runs()
 
     def consume(self, queues: frozenset[str]) -> None:
         self._wanted = queues
@@ -94,12 +98,24 @@ class AgentWorker(WorkController):
         super().stop(in_sighandler=in_sighandler, exitcode=exitcode)
 
     def _apply(self) -> None:
-        wanted = self._wanted
-        for name in self._current - wanted:
+        """Bring about what is wanted, as far as the server can be reached; the rest later."""
+        wanted, before = self._wanted, self._current
+        for name in before - wanted:
             self.consumer.cancel_task_queue(name)
-        for name in wanted - self._current:
-            self.consumer.add_task_queue(name)
-        self._current = wanted
+            self._current -= {name}
+        try:
+            for name in wanted - before:
+                self.consumer.add_task_queue(name)
+                self._current |= {name}
+        except (BrokerUnavailable, BrokerRefused, TokenRefused) as e:
+            if not self._behind:
+                log.warning("queues cannot be consumed yet, trying again: %s", e)
+            self._behind = True
+            self.consumer.timer.call_after(APPLY_AGAIN_SECS, self.soon, (self._apply,))
+        else:
+            self._behind = False
+        if self._current != before:
+            self._agent.consumes(self._current)
 
 
 def run_agent(settings: AgentSettings) -> int:

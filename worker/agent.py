@@ -41,7 +41,7 @@ class Consumer(Protocol):
     """What fetches the messages; every method may be called from any thread and returns at once."""
 
     def consume(self, queues: frozenset[str]) -> None:
-        """Fetch from exactly these queues from now on."""
+        """Fetch from exactly these queues as soon as it can, and say so with `Agent.consumes`."""
 
     def soon(self, call: Callable[[], None]) -> None:
         """Call from the main loop, the next time it comes round."""
@@ -89,7 +89,7 @@ class Agent:
         self._queue_lock = Lock()
         self._status = EXIT_OK
         self._consumer: Consumer | None = None
-        self._consuming = False
+        self._running = False
         self._allowed: frozenset[str] = frozenset()
         self._runner: Runner | None = None
         self._timer = Timer("beat")
@@ -156,11 +156,16 @@ class Agent:
         self._steer()
         return True
 
-    def consuming(self) -> None:
+    def runs(self) -> None:
         """The consumer's main loop runs now."""
-        self._consuming = True
+        self._running = True
         self._steer()
-        log.info("ready: consuming from %s", ", ".join(sorted(self._wanted())) or "nothing yet")
+
+    def consumes(self, queues: frozenset[str]) -> None:
+        """The consumer fetches from these queues now: with any, this agent is ready."""
+        with self._queue_lock:
+            self._probes.set_ready(bool(queues) and not self._closing.is_set())
+        log.info("consuming from %s", ", ".join(sorted(queues)) or "no queue")
 
     def execute(self, request_id: str, execution_id: str, tag: str) -> None:
         """Run one message to its end. Raises `run.PutBack` when it is to be delivered again."""
@@ -228,7 +233,7 @@ class Agent:
     def _beat(self) -> None:
         """Renew the alive file from the main loop, so that it ages when that hangs; at start there is none yet."""
         consumer = self._consumer
-        if consumer is None or not self._consuming:
+        if consumer is None or not self._running:
             self._probes.beat()
         else:
             consumer.soon(self._probes.beat)
@@ -243,14 +248,15 @@ class Agent:
         return frozenset(job_queue(target) for target in self._databases.up()) & self._allowed
 
     def _steer(self) -> None:
-        """Consume from the queues of the databases that are up, and be ready while that is any."""
+        """Have the queues consumed whose databases are up; not ready from the moment that none is wanted."""
         with self._queue_lock:
             wanted = self._wanted()
             if self._consumer is not None:
                 self._consumer.consume(wanted)
                 if self._closing.is_set():
                     self._consumer.soon(self._quiet.set)
-            self._probes.set_ready(self._consuming and bool(wanted))
+            if not wanted:
+                self._probes.set_ready(False)
 
     def _report(self) -> None:
         sent = datetime.now(UTC)

@@ -223,6 +223,22 @@ def test_it_can_be_stopped_while_the_server_is_away(farm: Farm, server: Server, 
     assert "Traceback" not in agent.log()
 
 
+def test_a_server_that_is_away_when_a_database_comes_back_loses_nothing(
+    farm: Farm, server: Server, people: People, postgres_url: str, sqlite_path: Path
+) -> None:
+    """The queue of a database that is up again is consumed as soon as the server can be told."""
+    sqlite_path.touch()
+    urls = {("app", "development"): f"sqlite:///{sqlite_path}", ("app", "production"): postgres_url}
+    agent = farm.agent(server, urls, config="startup_retry_max_ms = 1000")
+    with renamed(sqlite_path):
+        waiting = people.submit("SELECT 1", "development")["id"]
+        farm.until(lambda: "development is down" in agent.log(), "it is down", agent)
+        server.process.kill()
+    farm.until(lambda: "cannot be consumed yet" in agent.log(), "the server cannot be told", agent)
+    server.start_again()
+    assert people.await_end(waiting) == "executed"
+
+
 def test_the_log_holds_no_sql_no_url_and_no_secret(
     farm: Farm, server: Server, people: People, postgres_url: str
 ) -> None:
