@@ -37,7 +37,11 @@ def ownership(principal: Principal, permission: Permission, target: Target | Non
 
 def reach(role: Role, permission: Permission) -> Ownership | None:
     """How far one role alone carries `permission`, inside its scope."""
-    granted = [grant.ownership for grant in role.grants if grant.permission in (None, permission)]
+    granted = [
+        Ownership.ANY if grant.permission is None else grant.ownership
+        for grant in role.grants
+        if grant.permission in (None, permission)
+    ]
     return Ownership.ANY if Ownership.ANY in granted else Ownership.OWN if granted else None
 
 
