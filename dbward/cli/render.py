@@ -30,8 +30,10 @@ def show(out: Output, result: ResultSet, form: ResultFormat) -> None:
         _json(out.env.stdout, result, out.env.shows)
     else:
         out.data(counts(result))
-    if result.columns is not None or "duration_ms" in result.head:
+    if result.columns is not None:
         out.say(summary(result))
+    elif took := duration(result):
+        out.say(f"({took})")
 
 
 def counts(result: ResultSet) -> list[str]:
@@ -46,11 +48,15 @@ def counts(result: ResultSet) -> list[str]:
 
 def summary(result: ResultSet) -> str:
     """`(3 rows, 12 ms)`: how much there is and how long the statement took."""
-    parts = counts(result)
+    took = duration(result)
+    return f"({', '.join([*counts(result), took] if took else counts(result))})"
+
+
+def duration(result: ResultSet) -> str:
     took = result.head.get("duration_ms")
-    if isinstance(took, int):
-        parts.append(f"{took} ms" if took < 10_000 else f"{took / 1000:.1f} s")
-    return f"({', '.join(parts)})"
+    if not isinstance(took, int):
+        return ""
+    return f"{took} ms" if took < 10_000 else f"{took / 1000:.1f} s"
 
 
 def note_truncation(out: Output, result: ResultSet) -> None:

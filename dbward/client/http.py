@@ -182,9 +182,11 @@ def error_of(response: httpx2.Response) -> DbwardError:
             return _not_ours()
         text = " ".join(response.text.split())[:_SHOWN]
         return cls(f"the server answered HTTP {status}" + (f": {text}" if text else ""), code="server_error")
-    code, hint, detail = body.get("code"), body.get("hint"), body.get("detail")
+    message, code, hint, detail = body["error"], body.get("code"), body.get("hint"), body.get("detail")
+    if message == "forbidden" and isinstance(hint, str):
+        message, hint = f"forbidden: {hint}", None  # why stands in the hint; here it is what happened
     return cls(
-        body["error"],
+        message,
         code=code if isinstance(code, str) else "server_error",
         hint=hint if isinstance(hint, str) else None,
         detail=detail if isinstance(detail, dict) else None,

@@ -94,6 +94,13 @@ def test_errors_are_our_own(status: int, expected: type[errors.DbwardError]) -> 
     assert (e.value.message, e.value.code, e.value.hint, e.value.detail) == ("no", "some.code", "try", {"a": 1})
 
 
+def test_a_refusal_says_why() -> None:
+    body = json.dumps({"error": "forbidden", "code": "forbidden", "hint": "not your request"}).encode()
+    with server(answer(403, body)) as (client, _), pytest.raises(errors.Refused) as e:
+        client.get("/api/x")
+    assert (e.value.message, e.value.hint) == ("forbidden: not your request", None)
+
+
 @pytest.mark.parametrize("body", [b"<html>\n\n  Bad   gateway</html>", b"[]", b'{"error": 5}'])
 def test_errors_of_a_proxy(body: bytes) -> None:
     with server(answer(502, body, "text/html")) as (client, _), pytest.raises(errors.Unavailable) as e:
