@@ -44,6 +44,7 @@ class Plan:
     operation: Operation
     statements: tuple[str, ...]
     limits: Limits
+    lease_secs: int
     expires_at: datetime
 
     @property
@@ -113,6 +114,7 @@ def plan(claimed: Claimed, key: Ed25519PublicKey, rules: Rules, *, asked_for: st
             max_rows=claimed.limits.max_rows,
             max_bytes=claimed.limits.max_bytes,
         ),
+        lease_secs=claimed.lease_secs,
         expires_at=token.expires_at,
     )
 

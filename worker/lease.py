@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import Callable
 from enum import StrEnum
 from threading import Event, Thread
@@ -18,6 +19,7 @@ QUIET_SECS: Final = 1.0
 """A statement that ends within this costs no renewal: `start` has just given it a whole lease."""
 
 WAIT_SECS: Final = 20
+"""The longest a renewal waits at the server. It renews when it comes in, so it waits a third of a shorter lease."""
 
 
 class Stop(StrEnum):
@@ -29,7 +31,10 @@ class Stop(StrEnum):
 
 
 class Lease:
-    """One thread from `open` to `close`; calls `on_stop` at most once, from that thread."""
+    """One thread from `open` to `close`; calls `on_stop` at most once, from that thread.
+
+    `lease_secs` is how long the server gives from each renewal; its answers may change it.
+    """
 
     def __init__(
         self,
@@ -37,12 +42,14 @@ class Lease:
         execution_id: str,
         claim_id: str,
         *,
+        lease_secs: int,
         on_stop: Callable[[Stop], None],
         on_unauthorized: Callable[[], None],
     ) -> None:
         self._api = api
         self._execution_id = execution_id
         self._claim_id = claim_id
+        self._lease_secs = lease_secs
         self._on_stop = on_stop
         self._on_unauthorized = on_unauthorized
         self._closed = Event()
@@ -57,11 +64,11 @@ class Lease:
     def _run(self) -> None:
         delay = FIRST_DELAY_SECS
         pause = QUIET_SECS
-        while not self._closed.wait(pause):
+        while not self._closed.wait(min(pause, self._lease_secs / 4)):
+            wait = min(WAIT_SECS, self._lease_secs // 3)
+            asked = time.monotonic()
             try:
-                renewed = self._api.renew(
-                    self._execution_id, RenewRequest(claim_id=self._claim_id, wait_secs=WAIT_SECS)
-                )
+                renewed = self._api.renew(self._execution_id, RenewRequest(claim_id=self._claim_id, wait_secs=wait))
             except (Unavailable, RateLimited):
                 # The statement goes on: its outcome is accepted late, and stopping it would help nobody.
                 pause, delay = jittered(delay), min(delay * 2, LAST_DELAY_SECS)
@@ -80,7 +87,10 @@ class Lease:
             if renewed.cancelled or renewed.lost:
                 self._stop(Stop.CANCELLED if renewed.cancelled else Stop.LOST)
                 return
-            pause, delay = 0.0, FIRST_DELAY_SECS
+            self._lease_secs = renewed.lease_secs
+            # A server that is about to stop does not let anybody wait.
+            at_once = time.monotonic() - asked < QUIET_SECS
+            pause, delay = jittered(QUIET_SECS) if at_once else 0.0, FIRST_DELAY_SECS
 
     def _stop(self, why: Stop) -> None:
         if not self._closed.is_set():

@@ -237,7 +237,12 @@ class Runner:
     def _run(self, job: Job, checked: Plan, session: Session) -> Ended:
         upload = Upload(self._api, job.execution_id, checked.claim_id, stop=job.halt)
         lease = Lease(
-            self._api, job.execution_id, checked.claim_id, on_stop=job.stop, on_unauthorized=self._on_unauthorized
+            self._api,
+            job.execution_id,
+            checked.claim_id,
+            lease_secs=checked.lease_secs,
+            on_stop=job.stop,
+            on_unauthorized=self._on_unauthorized,
         )
         log.info("running %s on %s", checked.operation, checked.target)
         began = time.monotonic()

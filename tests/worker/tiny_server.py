@@ -42,6 +42,8 @@ class TinyServer:
         self.fail: dict[str, list[int]] = defaultdict(list)
         self.queues = ["job.app.test"]
         self.clock_ahead = timedelta(0)
+        self.lease_secs = 60
+        self.longest_wait = 0
         self.max_result = 64 * 1024 * 1024
         self.cancelled = threading.Event()
         self.lost = threading.Event()
@@ -80,7 +82,7 @@ class TinyServer:
             "token": tokens.issue(self.key, token),
             "statements": list(statements),
             "limits": limits,
-            "lease_secs": 60,
+            "lease_secs": self.lease_secs,
             "server_time": now.isoformat(),
             **changes,
         }
@@ -111,9 +113,14 @@ class TinyServer:
                     return _error(409, "token.replayed")
                 return 200, {}
             case "renew":
+                self.longest_wait = max(self.longest_wait, data["wait_secs"])
                 self._wait(data["wait_secs"])
                 lost = self.lost.is_set()
-                return 200, {"cancelled": self.cancelled.is_set() and not lost, "lost": lost, "lease_secs": 60}
+                return 200, {
+                    "cancelled": self.cancelled.is_set() and not lost,
+                    "lost": lost,
+                    "lease_secs": self.lease_secs,
+                }
             case "parts":
                 return self._part(execution_id, int(query["offset"]), body)
             case "release":
