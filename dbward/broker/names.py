@@ -58,13 +58,15 @@ def is_node_of(node: str, subject: str) -> bool:
 
 def topic_matches(pattern: str, routing_key: str) -> bool:
     """AMQP topics: `*` is one word, `#` any number of them, words are between dots."""
-    return _words_match(pattern.split("."), routing_key.split("."))
-
-
-def _words_match(pattern: list[str], words: list[str]) -> bool:
-    if not pattern:
-        return not words
-    head, rest = pattern[0], pattern[1:]
-    if head == "#":
-        return any(_words_match(rest, words[n:]) for n in range(len(words) + 1))
-    return bool(words) and head in ("*", words[0]) and _words_match(rest, words[1:])
+    words = routing_key.split(".")
+    # Of how many words the part of the pattern read so far can stand for; one list, so many `#` cost no more than one.
+    reached = [True] + [False] * len(words)
+    for part in pattern.split("."):
+        if part == "#":
+            first = reached.index(True) if True in reached else len(reached)
+            reached = [n >= first for n in range(len(reached))]
+        else:
+            reached = [False] + [
+                before and part in ("*", word) for before, word in zip(reached[:-1], words, strict=True)
+            ]
+    return reached[-1]

@@ -367,6 +367,9 @@ def test_a_queue_nobody_reads_does_not_grow_without_end(world: World, monkeypatc
         ("topic", "worker.*", "worker.a.b", False),
         ("topic", "*.heartbeat", "worker.heartbeat", True),
         ("topic", "task.#", "worker.heartbeat", False),
+        ("topic", "#.#.beat.#", "worker.heart.beat", True),
+        ("topic", "#.*.#.*", "worker", False),
+        pytest.param("topic", "#." * 100 + "x", "a." * 100 + "a", False, id="all that a key can hold"),
     ],
 )
 def test_routing(world: World, kind: str, bound: str, sent: str, reaches: bool) -> None:
