@@ -65,11 +65,14 @@ def make_app(*, server_url: str, token: str, transport_options: dict[str, Any] |
 def _let_interrupt(sender: Any, **_: Any) -> None:
     """Let the transport's wait end when Celery's main loop has something else to do: stop, or change its queues."""
 
-    def interrupted() -> bool:
+    def stopping() -> bool:
         flags: tuple[Any, ...] = (state.should_stop, state.should_terminate)  # a status to stop with, which may be 0
-        consumer = getattr(sender, "consumer", None)
-        return any(f is not None and f is not False for f in flags) or bool(getattr(consumer, PENDING, ()))
+        return any(flag is not None and flag is not False for flag in flags)
 
+    def interrupted() -> bool:
+        return stopping() or bool(getattr(getattr(sender, "consumer", None), PENDING, ()))
+
+    transport.Transport.stopping = staticmethod(stopping)
     transport.Transport.interrupted = staticmethod(interrupted)
 
 

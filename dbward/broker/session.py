@@ -16,6 +16,7 @@ from dbward.errors import DbwardError, RateLimited, Unauthorized, Unavailable
 
 log = logging.getLogger("dbward.broker")
 
+_PUT_BACK_SECS = 2.0
 _LATER = (Unavailable, RateLimited, Unauthorized)
 """Nothing was decided about the message: keep it and say so again."""
 
@@ -74,6 +75,15 @@ class Session:
             self._keeper.start()
         if lost:  # withdrawn by the server when its job ended, or run out in an outage
             log.debug("%d leases are not ours any more", len(lost))
+
+    def put_back(self) -> None:
+        """Free what was leased in an answer that is not going to be used: a poll that does not list it. One attempt."""
+        try:
+            poll = self.poll([], 0)
+            if poll.result(_PUT_BACK_SECS) is None:
+                poll.close()
+        except DbwardError as e:
+            log.debug("leases were not put back, they will run out: %s", e.message)
 
     def ack(self, tag: str) -> None:
         """Done. Kept and said again later when the server is away."""

@@ -67,8 +67,10 @@ class Transport(_Base):  # type: ignore[misc]  # kombu has no types that hold
         asynchronous=False, exchange_type=frozenset(["direct", "topic", "fanout"]), heartbeats=False
     )
 
+    stopping: Callable[[], bool] = staticmethod(lambda: False)
+    """Whether nothing new is to be taken on; set by whoever runs the main loop, like the next."""
     interrupted: Callable[[], bool] = staticmethod(lambda: False)
-    """Whether a wait should end before its time; set by whoever runs the main loop."""
+    """Whether a wait should end before its time."""
 
     def __init__(self, client: Any, **kwargs: Any) -> None:
         super().__init__(client, **kwargs)
@@ -206,6 +208,9 @@ class Transport(_Base):  # type: ignore[misc]  # kombu has no types that hold
         if self._failures:
             log.info("the server answers again")
             self._failures = 0
+        if self.stopping() and any(delivery.tag is not None for delivery in fetched.messages):
+            self.session.put_back()
+            return Fetched()
         self.session.received(fetched)
         if not fetched.messages and not fetched.stale and time.monotonic() - self._poll_began < _EMPTY_TOO_SOON_SECS:
             # The server is about to stop, or another process polls as this session: either way there is no hurry.

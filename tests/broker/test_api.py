@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import json
-import threading
 import uuid
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from datetime import timedelta
 from pathlib import Path
@@ -76,8 +76,10 @@ def put(rt: Runtime, *execution_ids: str, target: Target = Target("app", "develo
         )
 
 
-def ask(*queues: str, session: str = "one", seq: int = 1, wait: float = 0, no_ack: bool = False) -> Fetch:
-    groups = [Group(queues=list(queues or (QUEUE,)), no_ack=no_ack)]
+def ask(
+    *queues: str, session: str = "one", seq: int = 1, wait: float = 0, no_ack: bool = False, prefetch: int = 0
+) -> Fetch:
+    groups = [Group(queues=list(queues or (QUEUE,)), no_ack=no_ack, prefetch=prefetch)]
     return Fetch(session=session, seq=seq, groups=groups, wait_ms=int(wait * 1000))
 
 
@@ -259,20 +261,13 @@ def test_a_server_that_stops_hands_out_nothing_more(rt: Runtime, connect: Callab
 def test_many_waiting_polls_hold_no_connection(rt: Runtime, connect: Callable[[str], HttpSource]) -> None:
     """More of them than the pool has connections: the server goes on answering, and each is woken."""
     agent = connect("agent")
-    polls = [agent.poll(ask(session=f"s{n}", wait=25)) for n in range(40)]
-    for poll in polls:
-        assert poll.result(0.02) is None
+    polls = [agent.poll(ask(session=f"s{n}", wait=25, prefetch=1)) for n in range(40)]
+    assert [poll.result(0.02) for poll in polls] == [None] * 40
     assert agent.depths(Depths(queues=[QUEUE]))[0].ready == 0
     put(rt, *(f"e{n}" for n in range(40)))
-    got: list[str] = []
-    threads = [
-        threading.Thread(target=lambda p=poll: got.extend(executions(p.result(20) or Fetched()))) for poll in polls
-    ]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert sorted(got) == sorted(f"e{n}" for n in range(40))
+    with ThreadPoolExecutor(40) as pool:
+        found = list(pool.map(lambda poll: executions(poll.result(20) or Fetched()), polls))
+    assert sorted(found) == sorted([f"e{n}"] for n in range(40))
 
 
 def test_a_token_has_only_so_many_queues(
