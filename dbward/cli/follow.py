@@ -185,10 +185,10 @@ def _wait(app: App, request_id: str, status: str, wishes: Wishes) -> str:
                 raise _timed_out(request_id, status)
             left = POLL_SECS if deadline is None else deadline - now
             hold = max(0, min(POLL_ON_TERMINAL_SECS if watched else POLL_SECS, int(left)))
-            if away_since is not None:
-                hold = 0  # it may have changed meanwhile, and the server only reports changes it sees
             try:
-                seen = app.client.get(path_of(request_id), {"wait": hold}, answer_secs=hold + min(left + 5, 30))
+                seen = app.client.get(
+                    path_of(request_id), {"wait": hold, "seen": status}, answer_secs=hold + min(left + 5, 30)
+                )
             except Unavailable as e:
                 away_since = away_since or now
                 if now - away_since > OUTAGE_SECS:

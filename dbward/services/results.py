@@ -166,12 +166,15 @@ def _with_rows(head: View, stored: ResultRow, execution: ExecutionRow, chunks: I
 
 
 def _lines(chunks: Iterator[bytes]) -> Iterator[bytes]:
-    rest = b""
+    rest: list[bytes] = []  # of a line that goes on: joined once, however many chunks it spans
     for chunk in chunks:
-        *whole, rest = (rest + chunk).split(b"\n")
-        yield from whole
-    if rest:
-        yield rest
+        *ends, last = chunk.split(b"\n")
+        for end in ends:
+            yield b"".join([*rest, end])
+            rest = []
+        rest.append(last)
+    if line := b"".join(rest):
+        yield line
 
 
 def list_executions(rt: Runtime, who: Principal, request_id: str, limit: int) -> View:

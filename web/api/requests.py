@@ -19,9 +19,13 @@ WAIT_MAX_SECS = 120
 
 
 class Wait(Body):
-    """Query of `GET /api/requests/{id}`; more than the cap is lowered to it."""
+    """Query of `GET /api/requests/{id}`; more than the cap is lowered to it.
+
+    `seen` is the status the caller knows: when it is another one already, there is nothing to wait for.
+    """
 
     wait: Annotated[int, Field(ge=0)] = 0
+    seen: str | None = None
 
 
 @bp.post("")
@@ -39,10 +43,10 @@ def list_() -> Response:
 @bp.get("/<request_id>")
 def show(request_id: str) -> Response:
     """The request; with `wait`, held until its status changes. What is shown last is authorised again."""
-    rt = guard.runtime()
-    seconds = min(json.query(Wait).wait, WAIT_MAX_SECS)
+    rt, asked = guard.runtime(), json.query(Wait)
+    seconds = min(asked.wait, WAIT_MAX_SECS)
     first = requests.show(rt, guard.principal(), request_id)
-    if seconds == 0 or first["status"] in LONG_POLL_TERMINAL:
+    if seconds == 0 or first["status"] in LONG_POLL_TERMINAL or asked.seen not in (None, first["status"]):
         return json.reply(first)
 
     def changed() -> bool | None:
