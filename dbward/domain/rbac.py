@@ -86,7 +86,10 @@ def matches(principal: Principal, selector: Selector, *, requester: str) -> bool
 def permission_for(
     operation: Operation, *, emergency: bool, allow_ddl: bool, is_ddl: bool = False, contains_ddl: bool = False
 ) -> tuple[Permission, ...]:
-    """Every permission that submitting needs. `is_ddl`: all statements are DDL; `contains_ddl`: at least one is."""
+    """Every permission that submitting needs. `is_ddl`: all statements are DDL; `contains_ddl`: at least one is.
+
+    In an emergency nobody approves, so DDL needs its own permission there, whether it was asked for by name or not.
+    """
     needed: list[Permission] = []
     if emergency:
         read = operation is Operation.EXECUTE_SELECT
@@ -97,9 +100,9 @@ def permission_for(
         needed.append(Permission.REQUEST_DDL)
     else:
         needed.append(Permission.REQUEST_DML)
-    if contains_ddl and not is_ddl:
+    if contains_ddl and not is_ddl and not emergency:
         needed.append(Permission.REQUEST_DDL)
-    if allow_ddl:
+    if allow_ddl or (emergency and (is_ddl or contains_ddl)):
         needed.append(Permission.REQUEST_BREAK_GLASS_DDL)
     return tuple(needed)
 

@@ -221,7 +221,8 @@ def matches(who: Principal, text: str, requester: str) -> bool:
         ("execute_select", "emergency", "request.break_glass_query"),
         ("execute_dml", "emergency", "request.break_glass_dml"),
         ("migrate_repair", "emergency", "request.break_glass_dml"),
-        ("execute_dml", "emergency contains_ddl", "request.break_glass_dml request.ddl"),
+        ("execute_dml", "emergency contains_ddl", "request.break_glass_dml request.break_glass_ddl"),
+        ("execute_dml", "emergency is_ddl contains_ddl", "request.break_glass_dml request.break_glass_ddl"),
         (
             "execute_dml",
             "emergency allow_ddl is_ddl contains_ddl",
