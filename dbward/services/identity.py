@@ -175,6 +175,7 @@ def create_token(rt: Runtime, who: Principal, body: NewToken) -> View:
         limit = rt.settings.max_active_tokens_per_user
         if limit and identities.count_active(tx.conn, body.subject_type, body.subject_id, now) >= limit:
             raise Invalid(f"{body.subject_id} has {limit} active tokens, the most allowed", hint="revoke one first")
+        until = expires_at if for_agent else _not_after(tx, who, expires_at)
         row = TokenRow(
             id=ids.new_id(),
             subject_type=body.subject_type,
@@ -185,7 +186,7 @@ def create_token(rt: Runtime, who: Principal, body: NewToken) -> View:
             kind="issued",
             ceiling=_ceiling(who, body, for_agent=for_agent),
             scopes=scopes,
-            expires_at=expires_at,
+            expires_at=until,
             created_at=now,
             revoked_at=None,
         )
@@ -198,6 +199,19 @@ def create_token(rt: Runtime, who: Principal, body: NewToken) -> View:
     if isinstance(row, DbwardError):
         raise row
     return {**_token_view(row), "token": plaintext, "prefix": row.prefix}
+
+
+def _not_after(tx: Tx, who: Principal, expires_at: datetime | None) -> datetime | None:
+    """When a token made for oneself ends: never after the one it was made with, whose end would mean nothing else."""
+    maker = identities.find_token(tx.conn, who.token_id or "")
+    latest = maker.expires_at if maker is not None else None
+    if latest is None or expires_at is None:
+        return expires_at or latest
+    if expires_at > latest:
+        raise Invalid(
+            "expires_at is later than that of the token in use", hint="make it with a token that lives longer"
+        )
+    return expires_at
 
 
 def _ceiling(who: Principal, body: NewToken, *, for_agent: bool) -> list[str] | None:

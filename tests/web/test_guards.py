@@ -108,3 +108,13 @@ def test_a_revoked_token_stops_working(app, caller):
     assert other.get("/api/me").json["subject_id"] == "alice"
     assert alice("DELETE", f"/api/tokens/{made.json['id']}").status_code == 200
     assert other.get("/api/me").status_code == 401
+
+
+def test_a_token_does_not_outlive_the_one_it_was_made_with(app, caller):
+    alice = caller("alice")
+    mine = {"subject_id": "alice", "subject_type": "user"}
+    first = alice.post("/api/tokens", {**mine, "expires_at": "2998-01-01T00:00:00Z"}).json
+    short = type(alice)(app, first["token"])
+    assert short.post("/api/tokens", mine).json["expires_at"] == first["expires_at"]
+    assert short.post("/api/tokens", {**mine, "expires_at": "2997-01-01T00:00:00Z"}).status_code == 201
+    assert short.post("/api/tokens", {**mine, "expires_at": "2999-01-01T00:00:00Z"}).status_code == 400
