@@ -200,6 +200,7 @@ class HttpPoll:
     def __init__(self, source: HttpSource, ask: Fetch) -> None:
         self._source = source
         self._connection, kept = source._take()  # noqa: SLF001 - the two are one module
+        self._answer: http.client.HTTPResponse | None = None
         self._until = time.monotonic() + ask.wait_ms / 1000 + _LATE_SECS
         try:
             self._begin(ask)
@@ -217,7 +218,7 @@ class HttpPoll:
 
     def result(self, timeout: float) -> Fetched | None:
         try:
-            if not _readable(self._connection, timeout):
+            if not self._arrived(time.monotonic() + timeout):
                 if time.monotonic() < self._until:
                     return None
                 raise TimeoutError("no answer")
@@ -229,6 +230,31 @@ class HttpPoll:
 
     def close(self) -> None:
         self._connection.close()
+
+    def _arrived(self, until: float) -> bool:
+        """Whether the answer has begun to arrive by then, so that reading it does not block."""
+        while _readable(self._connection, max(0.0, until - time.monotonic())):
+            sock: Any = self._connection.sock
+            if not isinstance(sock, ssl.SSLSocket):
+                return True
+            # What came may be TLS talking to itself: session tickets follow the handshake when they like.
+            if self._answer is None:
+                self._answer = http.client.HTTPResponse(sock, method="POST")
+                self._connection.response_class = self._begun  # type: ignore[assignment]  # any callable will do
+            sock.settimeout(0)
+            try:
+                self._answer.fp.peek(1)
+            except ssl.SSLWantReadError:
+                continue
+            finally:
+                sock.settimeout(ANSWER_SECS)
+            return True
+        return False
+
+    def _begun(self, *_: Any, **__: Any) -> Any:
+        """The answer that was looked at; the connection forgets it and makes its own from now on."""
+        del self._connection.response_class
+        return self._answer
 
     def _begin(self, ask: Fetch) -> None:
         self._source._send(self._connection, "fetch", ask, ANSWER_SECS)  # noqa: SLF001 - the two are one module

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import ssl
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -93,13 +94,13 @@ def token_of(rt: Runtime, who: str) -> str:
 
 
 @contextmanager
-def serving(rt: Runtime) -> Iterator[str]:
+def serving(rt: Runtime, tls: ssl.SSLContext | None = None) -> Iterator[str]:
     """The application on a port of its own; the address."""
-    server = make_server("127.0.0.1", 0, create_app(rt), threaded=True)
+    server = make_server("127.0.0.1", 0, create_app(rt), threaded=True, ssl_context=tls)
     thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
     thread.start()
     try:
-        yield f"http://127.0.0.1:{server.port}"
+        yield f"{'https' if tls else 'http'}://127.0.0.1:{server.port}"
     finally:
         rt.hub.close()
         server.shutdown()
