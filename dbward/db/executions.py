@@ -99,11 +99,11 @@ def of_request(conn: Connection, request_id: str, *, limit: int) -> list[Executi
 
 
 def latest_finished(conn: Connection, request_id: str, statuses: Collection[ExecutionStatus]) -> ExecutionRow | None:
-    """The execution of the request in one of `statuses` that finished last."""
+    """The newest execution of the request that is in one of `statuses`; an older one may have reported after it."""
     query = (
         select(executions)
         .where(executions.c.request_id == request_id, executions.c.status.in_([str(s) for s in statuses]))
-        .order_by(executions.c.finished_at.desc(), executions.c.id)
+        .order_by(executions.c.created_at.desc(), executions.c.id)
         .limit(1)
     )
     row = conn.execute(query).mappings().first()

@@ -22,7 +22,7 @@ _PREFIX = re.compile(r"[0-9a-f][0-9a-f-]{0,35}")
 
 
 def insert_request(tx: Tx, row: RequestRow) -> None:
-    tx.conn.execute(insert(requests).values({name: getattr(row, name) for name in row.__slots__}))
+    tx.conn.execute(insert(requests), {name: getattr(row, name) for name in row.__slots__})
 
 
 def find(conn: Connection, request_id: str) -> RequestRow | None:
@@ -142,12 +142,14 @@ def _conditions(sees: Visibility, criteria: Criteria) -> Iterable[ColumnElement[
     if criteria.since is not None:
         yield requests.c.created_at >= criteria.since
     if criteria.decidable_by is not None:
-        yield and_(requests.c.status == Status.PENDING, _waits_for(criteria.decidable_by.selectors))
-        yield ~exists().where(
-            approvals.c.request_id == requests.c.id,
-            approvals.c.actor == criteria.decidable_by.subject,
-            approvals.c.step_index == requests.c.current_step,
+        me = criteria.decidable_by
+        yield and_(requests.c.status == Status.PENDING, _waits_for(me.selectors))
+        yield or_(requests.c.requester != me.subject, requests.c.workflow["allow_self_approve"].as_boolean())
+        mine = exists().where(
+            approvals.c.request_id == requests.c.id, approvals.c.actor == me.subject, approvals.c.action == "approve"
         )
+        yield ~mine.where(approvals.c.step_index == requests.c.current_step)
+        yield or_(~mine, requests.c.workflow["allow_same_approver_across_steps"].as_boolean())
 
 
 def inside(scopes: Iterable[Scope]) -> ColumnElement[bool]:
