@@ -173,6 +173,7 @@ def _keep_result(
 ) -> None:
     rule = policy.find_result_policy(rt.settings.policy.result_policies, request.target)
     live_only = request.no_result_store or rule.delivery_mode == "stream"
+    retention = rule.retention if rule.id else rt.settings.retention.result_ttl  # without an id it is the built-in rule
     assert report.result_size is not None
     assert report.result_sha256 is not None
     row = ResultRow(
@@ -185,7 +186,7 @@ def _keep_result(
         truncated=report.truncated,
         truncation_reason=report.truncation_reason,
         stored_at=now,
-        expires_at=now + (LIVE_RETENTION if live_only else rule.retention),
+        expires_at=now + (LIVE_RETENTION if live_only else retention),
     )
     access = [] if live_only else [*request.share_with, *(str(selector) for selector in rule.access)]
     executions.add_result(tx, row, access)

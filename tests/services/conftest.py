@@ -354,7 +354,7 @@ class World:
         made = self.create(name, environment, **body)
         if made["status"] == "pending":
             self.approve("bob", made)
-            self.resume(name, made)
+            made |= self.resume(name, made)
         self.agent().run(made)
         return made
 
