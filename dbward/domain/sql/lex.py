@@ -50,39 +50,43 @@ class Token(NamedTuple):
 
 
 _LETTER = r"A-Za-z_\x80-\U0010ffff"
-_WORD = rf"(?P<WORD>[{_LETTER}][{_LETTER}0-9$]*+)"
-_SINGLE = r"'(?:[^']++|'')*+'"
-_DOUBLE = r'"(?:[^"]++|"")*+"'
-_BACKTICK = r"`(?:[^`]++|``)*+`"
-_NUMBER = r"(?P<NUMBER>(?:[0-9]++(?:\.[0-9]*+)?|\.[0-9]++)(?:[eE][+-]?[0-9]++)?)"
-_SPACE = r"(?P<SPACE>[ \t\n\r\f]++)"
+_WORD = rf"(?P<WORD>[{_LETTER}][{_LETTER}0-9$]*)"
+# A quoted text has one reading, so a failed match costs no more than its length: a quote ends it if no second one
+# follows. No possessive groups: Python before 3.11.5 goes on from the wrong place when their last round fails.
+_SINGLE = r"'[^']*(?:''[^']*)*'(?!')"
+_DOUBLE = r'"[^"]*(?:""[^"]*)*"(?!")'
+_BACKTICK = r"`[^`]*(?:``[^`]*)*`(?!`)"
+_SINGLE_ESCAPED = r"'[^'\\]*(?:(?:\\.|'')[^'\\]*)*'(?!')"
+_DOUBLE_ESCAPED = r'"[^"\\]*(?:(?:\\.|"")[^"\\]*)*"(?!")'
+_NUMBER = r"(?P<NUMBER>(?:[0-9]+(?:\.[0-9]*)?|\.[0-9]+)(?:[eE][+-]?[0-9]+)?)"
+_SPACE = r"(?P<SPACE>[ \t\n\r\f]+)"
 _BLOCK = r"(?P<BLOCK>/\*)"
 
 _PG_OPERATOR = r"+\-*/<>=~!@#%^&|`?"
 
 _GRAMMAR = {
     Dialect.POSTGRESQL: re.compile(
-        rf"""{_SPACE}|(?P<LINE>--[^\n\r]*+)|{_BLOCK}
-        |(?P<STRING>[eE]'(?:[^'\\]++|\\.|'')*+'|(?:[bBxXnN]|[uU]&)?{_SINGLE})
+        rf"""{_SPACE}|(?P<LINE>--[^\n\r]*)|{_BLOCK}
+        |(?P<STRING>[eE]{_SINGLE_ESCAPED}|(?:[bBxXnN]|[uU]&)?{_SINGLE})
         |(?P<ODD>[uU]&{_DOUBLE})|(?P<QUOTED>{_DOUBLE})
-        |(?P<DOLLAR>\$(?:[{_LETTER}][{_LETTER}0-9]*+)?\$)|(?P<PARAM>\$[0-9]+)
+        |(?P<DOLLAR>\$(?:[{_LETTER}][{_LETTER}0-9]*)?\$)|(?P<PARAM>\$[0-9]+)
         |{_WORD}|{_NUMBER}
-        |(?P<OP>::|:=|\.\.|[()\[\],;.:]|(?:(?!--|/\*)[{_PG_OPERATOR}]){{1,{MAX_OPERATOR}}}+)""",
+        |(?P<OP>::|:=|\.\.|[()\[\],;.:]|(?:(?!--|/\*)[{_PG_OPERATOR}]){{1,{MAX_OPERATOR}}})""",
         re.VERBOSE | re.DOTALL,
     ),
     Dialect.MYSQL: re.compile(
-        rf"""{_SPACE}|(?P<LINE>(?:\#|--(?=[ \t\n\r\f]|\Z))[^\n]*+)|{_BLOCK}
-        |(?P<STRING>'(?:[^'\\]++|\\.|'')*+')|(?P<QUOTED>"(?:[^"\\]++|\\.|"")*+"|{_BACKTICK})
+        rf"""{_SPACE}|(?P<LINE>(?:\#|--(?=[ \t\n\r\f]|\Z))[^\n]*)|{_BLOCK}
+        |(?P<STRING>{_SINGLE_ESCAPED})|(?P<QUOTED>{_DOUBLE_ESCAPED}|{_BACKTICK})
         |(?P<PARAM>\?)
-        |(?P<HEX>0x[0-9a-fA-F]++|0b[01]++)|(?P<WORD>[{_LETTER}$][{_LETTER}0-9$]*+)|{_NUMBER}
+        |(?P<HEX>0x[0-9a-fA-F]+|0b[01]+)|(?P<WORD>[{_LETTER}$][{_LETTER}0-9$]*)|{_NUMBER}
         |(?P<OP>:=|--|[()\[\],;.:+\-*/<>=~!@%^&|])""",
         re.VERBOSE | re.DOTALL,
     ),
     Dialect.SQLITE: re.compile(
-        rf"""{_SPACE}|(?P<LINE>--[^\n]*+)|{_BLOCK}
-        |(?P<STRING>{_SINGLE})|(?P<QUOTED>{_DOUBLE}|{_BACKTICK}|\[[^\]]*+\])
+        rf"""{_SPACE}|(?P<LINE>--[^\n]*)|{_BLOCK}
+        |(?P<STRING>{_SINGLE})|(?P<QUOTED>{_DOUBLE}|{_BACKTICK}|\[[^\]]*\])
         |(?P<PARAM>\?[0-9]*|[$@:\#](?=[{_LETTER}0-9$]))
-        |(?P<HEX>0[xX][0-9a-fA-F]++)|{_WORD}|{_NUMBER}
+        |(?P<HEX>0[xX][0-9a-fA-F]+)|{_WORD}|{_NUMBER}
         |(?P<OP>[(),;.+\-*/<>=~!%&|])""",
         re.VERBOSE | re.DOTALL,
     ),
