@@ -20,4 +20,4 @@ QUEUE_EXPIRES: Final = (timedelta(seconds=1), timedelta(minutes=5))
 """How long a queue that a client declared outlives its last reader: at least, and at most."""
 DEAD_LETTERS_KEPT: Final = timedelta(days=7)
 RECHECK: Final = timedelta(seconds=10)
-"""A wake-up is not the only hope: a waiting poll looks again this often, and notices a client that has hung up."""
+"""How often a waiting poll looks whether its client is still on the line."""

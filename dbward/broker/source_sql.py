@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
+from math import inf
 from time import monotonic
 from typing import Protocol, TypeVar
 
@@ -58,7 +59,8 @@ def allow_all(tx: Tx, verb: str, ask: BaseModel) -> None:
 class SqlSource:
     """`owner` is the token behind it. `on_poll` is told of each new poll of a session, in its transaction.
 
-    `ready` is asked before anything is leased to a poll: False when nobody is left to receive it. It may also raise.
+    Before anything is leased to a poll, `gone` says whether nobody is left to receive it, and `admit` raises when its
+    caller is not let in any more. `gone` is also asked now and then while a poll waits, so it must be cheap.
     """
 
     db: Writes
@@ -68,7 +70,8 @@ class SqlSource:
     settings: BrokerSettings = field(default_factory=BrokerSettings)
     check: Check = allow_all
     on_poll: Callable[[Tx, str, datetime], None] | None = None
-    ready: Callable[[], bool] = lambda: True
+    gone: Callable[[], bool] = lambda: False
+    admit: Callable[[], None] = lambda: None
 
     def hello(self) -> Welcome:
         return Welcome(
@@ -188,10 +191,10 @@ class SqlSource:
 
 @dataclass(frozen=True, slots=True)
 class _Look:
-    """What one look found: an answer, or when to look again at the latest."""
+    """What one look found: an answer, or in how long a delayed message is due."""
 
     answer: Fetched | None
-    due: datetime | None = None
+    due_secs: float = inf
 
 
 class SqlPoll:
@@ -206,22 +209,27 @@ class SqlPoll:
         self._opened = False
 
     def result(self, timeout: float) -> Fetched | None:
-        source, until = self._source, monotonic() + timeout
+        source, until, due = self._source, monotonic() + timeout, 0.0
+        woken = True
         with source.hub.listen(*self._channels) as waiter:
             while True:
                 # Nothing is handed out to nobody, nor by a server that is about to stop.
-                if source.hub.closing or not source.ready():
+                if source.hub.closing or source.gone():
                     return Fetched()
-                look = source.db.write(self._first_look if not self._opened else self._look)
-                self._opened = True
                 now = monotonic()
-                if look.answer is not None:
-                    return look.answer
+                if woken or now >= due:
+                    source.admit()
+                    look = source.db.write(self._look if self._opened else self._first_look)
+                    self._opened = True
+                    if look.answer is not None:
+                        return look.answer
+                    now = monotonic()
+                    due = now + look.due_secs
                 if now >= self._ends:
                     return Fetched()
                 if now >= until:
                     return None
-                waiter.wait(min(until - now, self._ends - now, RECHECK.total_seconds(), self._until(look.due)))
+                woken = waiter.wait(min(until, self._ends, due, now + RECHECK.total_seconds()) - now)
 
     def close(self) -> None:
         """Nothing is in flight between two calls of `result`."""
@@ -261,7 +269,5 @@ class SqlPoll:
         )
         if handed or stale:
             return _Look(Fetched(messages=handed, stale=stale))
-        return _Look(None, store.next_due(tx.conn, self._queues, now))
-
-    def _until(self, due: datetime | None) -> float:
-        return (due - self._source.now()).total_seconds() if due is not None else RECHECK.total_seconds()
+        due = store.next_due(tx.conn, self._queues, now)
+        return _Look(None, (due - now).total_seconds() if due is not None else inf)

@@ -90,7 +90,7 @@ def fetch(rt: Runtime, who: Principal, ask: Fetch, *, gone: Callable[[], bool]) 
     `gone` says that the client has hung up; asked before anything is leased to it. Raises `Unauthorized` when the token
     ended while it waited.
     """
-    poll = _source(rt, who, ready=lambda: _is_there(rt, who, gone)).poll(ask)
+    poll = _source(rt, who, gone).poll(ask)
     return poll.result(rt.settings.broker.max_wait.total_seconds()) or Fetched()
 
 
@@ -115,7 +115,7 @@ def depths(rt: Runtime, who: Principal, ask: Depths) -> DepthList:
     return DepthList(queues=_source(rt, who).depths(ask))
 
 
-def _source(rt: Runtime, who: Principal, ready: Callable[[], bool] = lambda: True) -> SqlSource:
+def _source(rt: Runtime, who: Principal, gone: Callable[[], bool] = lambda: False) -> SqlSource:
     """The verbs as this caller may use them."""
     return SqlSource(
         rt.store,
@@ -125,7 +125,8 @@ def _source(rt: Runtime, who: Principal, ready: Callable[[], bool] = lambda: Tru
         settings=rt.settings.broker,
         check=lambda tx, verb, ask: _check(rt, who, tx, verb, ask),
         on_poll=agents.seen if who.kind == "agent" else None,
-        ready=ready,
+        gone=gone,
+        admit=lambda: _admit(rt, who),
     )
 
 
@@ -156,7 +157,6 @@ def _queues_named(ask: BaseModel) -> list[str]:
             return []
 
 
-def _is_there(rt: Runtime, who: Principal, gone: Callable[[], bool]) -> bool:
+def _admit(rt: Runtime, who: Principal) -> None:
     if not identity.still_valid(rt, who.token_id or ""):
         raise Unauthorized("the token is expired or revoked")
-    return not gone()

@@ -150,7 +150,7 @@ def test_every_job_runs_once(site: Site) -> None:
 def test_jobs_that_waited_for_a_worker_run_too(site: Site) -> None:
     ids = site.dispatch(3)
     assert site.depth() == (3, 0, 0)
-    site.worker()
+    site.worker(size=1)
     site.await_notes("end", 3)
     assert site.noted("start") == ids
 
