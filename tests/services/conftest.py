@@ -31,6 +31,7 @@ from dbward.client.wire import (
     WireError,
 )
 from dbward.domain.model import Dialect, Operation, Principal, Target
+from dbward.errors import DbwardError
 from dbward.runtime import Runtime, open_runtime
 from dbward.services import (
     agents,
@@ -318,11 +319,11 @@ class World:
     def status(self, request: View) -> str:
         return str(self.show(request, "olga")["status"])
 
-    def list(self, name: str, **filters: Any) -> View:
+    def page(self, name: str, **filters: Any) -> View:
         return requests.list_requests(self.rt, self.who(name), RequestFilter(**filters))
 
     def listed(self, name: str, **filters: Any) -> set[str]:
-        found = self.list(name, **filters)
+        found = self.page(name, **filters)
         assert found["total"] == len(found["requests"])
         return {item["id"] for item in found["requests"]}
 
@@ -470,8 +471,6 @@ def stream_of(rows: list[list[Any]]) -> bytes:
 
 def refused(call: Callable[[], Any]) -> str:
     """The code of the refusal that `call` must end in."""
-    from dbward.errors import DbwardError
-
     with pytest.raises(DbwardError) as caught:
         call()
     return caught.value.code

@@ -8,7 +8,10 @@ from typing import Any
 import pytest
 
 from dbward.broker import store as broker
+from dbward.client.shapes import NewRequest
+from dbward.domain.model import Grant, Permission, Principal, Role
 from dbward.errors import Conflict, DbwardError, Invalid, Refused, TooLarge, Unavailable
+from dbward.services import requests
 from tests.services.conftest import World, refused
 
 
@@ -40,7 +43,7 @@ def test_everything_that_can_be_wrong_has_its_code(world: World) -> None:
     assert kind(world, environment="reasoned") == failed
     assert kind(world, environment="reasoned", reason=" \t ") == failed
     assert kind(world, "bob") == (Refused, "forbidden")
-    assert world.list("olga")["total"] == 0
+    assert world.page("olga")["total"] == 0
 
 
 def test_a_text_names_what_is_missing(world: World) -> None:
@@ -81,13 +84,7 @@ def test_a_mixed_batch_needs_both_permissions(world: World) -> None:
     """A role with DML alone must not smuggle DDL in beside it."""
     batch = "UPDATE t SET n = 1 WHERE n = 2; CREATE TABLE u (n int)"
     assert world.create("alice", detail=batch)["operation"] == "execute_dml"
-    who = world.who("alice")
-    from dbward.client.shapes import NewRequest
-    from dbward.domain.model import Grant, Permission, Role
-    from dbward.services import requests
-
-    only_dml = Role("dml", (Grant(Permission.REQUEST_DML),))
-    limited = type(who)(who.subject, "user", roles=(only_dml,))
+    limited = Principal("alice", "user", roles=(Role("dml", (Grant(Permission.REQUEST_DML),)),))
     body = NewRequest(database="app", environment="auto", detail=batch)
     with pytest.raises(Refused, match=r"request\.ddl"):
         requests.create(world.rt, limited, body)
@@ -173,7 +170,7 @@ def test_a_key_makes_a_request_once(world: World) -> None:
     assert (created, created_again) == (True, False)
     assert again["id"] == first["id"]
     assert again["idempotent"]
-    assert world.list("alice")["total"] == 1
+    assert world.page("alice")["total"] == 1
 
 
 @pytest.mark.parametrize(
@@ -237,7 +234,7 @@ def test_lists_show_what_show_would(world: World) -> None:
     assert world.listed("dana") == set()
     assert world.listed("dev") == {made["auto"]["id"], made["rita"]["id"]}
     assert len(world.listed("olga")) == 4
-    assert refused(lambda: world.list("none")) == "forbidden"
+    assert refused(lambda: world.page("none")) == "forbidden"
 
 
 def test_who_decided_goes_on_seeing_it(world: World) -> None:
@@ -252,19 +249,19 @@ def test_filters_count_before_they_page(world: World) -> None:
     for _ in range(3):
         world.create("alice", "prod")
         world.create("rita", "auto")
-    page = world.list("olga", user="rita", limit=2)
+    page = world.page("olga", user="rita", limit=2)
     assert (page["total"], len(page["requests"]), page["limit"]) == (3, 2, 2)
-    assert world.list("olga", limit=1000)["limit"] == 100
-    assert world.list("olga", limit=0)["requests"] == []
-    assert world.list("olga", offset=2**70)["requests"] == []
-    assert world.list("olga", status="pending")["total"] == 3
-    assert world.list("olga", environment="auto", database="app")["total"] == 3
-    assert world.list("olga", operation="execute_dml")["total"] == 0
-    assert world.list("olga", since=world.clock())["total"] == 6
+    assert world.page("olga", limit=1000)["limit"] == 100
+    assert world.page("olga", limit=0)["requests"] == []
+    assert world.page("olga", offset=2**70)["requests"] == []
+    assert world.page("olga", status="pending")["total"] == 3
+    assert world.page("olga", environment="auto", database="app")["total"] == 3
+    assert world.page("olga", operation="execute_dml")["total"] == 0
+    assert world.page("olga", since=world.clock())["total"] == 6
     world.clock.advance(seconds=1)
-    assert world.list("olga", since=world.clock())["total"] == 0
-    assert refused(lambda: world.list("olga", since="2026-01-01T00:00:00")) == "validation.failed"
-    assert refused(lambda: world.list("olga", since="0001-01-01T00:00:00+14:00")) == "validation.failed"
+    assert world.page("olga", since=world.clock())["total"] == 0
+    assert refused(lambda: world.page("olga", since="2026-01-01T00:00:00")) == "validation.failed"
+    assert refused(lambda: world.page("olga", since="0001-01-01T00:00:00+14:00")) == "validation.failed"
 
 
 def test_pending_for_me_is_what_i_can_still_decide(world: World) -> None:
@@ -283,7 +280,7 @@ def test_pending_for_me_is_what_i_can_still_decide(world: World) -> None:
     mine = world.create("both", "prod")
     assert mine["id"] not in world.listed("both", pending_for_me=True), "nobody approves their own"
     assert mine["id"] in world.listed("beth", pending_for_me=True)
-    item = next(i for i in world.list("carol")["requests"] if i["id"] == made["id"])
+    item = next(i for i in world.page("carol")["requests"] if i["id"] == made["id"])
     assert (item["current_step"], item["total_steps"]) == (1, 2)
     assert item["next_approvers"] == ["group:dba", "user:carol"]
 

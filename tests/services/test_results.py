@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from datetime import timedelta
 from typing import Any
 
 import pytest
 from sqlalchemy import update
 
+from dbward.client.wire import WireError
 from dbward.db.tables import executions as executions_table
 from dbward.errors import Conflict, Gone, Missing, Refused, Unavailable
 from dbward.results.local import LocalResults
@@ -82,8 +84,6 @@ def test_a_change_without_rows_says_how_many(world: World) -> None:
 
 
 def test_a_failure_says_why(world: World) -> None:
-    from dbward.client.wire import WireError
-
     made = world.create()
     agent = world.agent()
     agent.begin(made)
@@ -328,7 +328,6 @@ def test_a_changed_file_is_not_passed_off_as_the_result(world: World) -> None:
 
 def test_reading_that_never_begins_holds_no_file(world: World) -> None:
     made = world.executed()
-    del made["status"]
     chunks = results.open_envelope(world.rt, world.who("alice"), made["id"], None)
     chunks.close()  # type: ignore[attr-defined]
 
@@ -351,8 +350,6 @@ def test_the_reader_is_refused_before_the_first_byte(world: World) -> None:
 
 def test_a_longer_standard_retention_is_the_files(world: World) -> None:
     """`[retention] result_ttl_days` is what holds where no result policy covers the target."""
-    from dataclasses import replace
-
     settings = world.rt.settings
     kept = replace(settings.retention, result_ttl=timedelta(days=3))
     object.__setattr__(world.rt, "settings", replace(settings, retention=kept))
