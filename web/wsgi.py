@@ -1,7 +1,7 @@
 """The server process: one gunicorn worker of many threads around the application.
 
-The master takes the lock on the state, prepares it, binds the address and then only watches over its worker. Everything
-that must not cross a fork (the database, threads, wake-ups) is opened in the worker.
+The master takes the lock on the state, has it prepared by a child, binds the address and then only watches over its
+worker. Everything that must not cross a fork (the database, threads, wake-ups) is opened in the worker.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ import socket
 import struct
 import sys
 import threading
+from functools import partial
 from time import monotonic
 from typing import Any
 
@@ -30,6 +31,7 @@ from dbward.runtime import Runtime, open_runtime
 from dbward.services import bootstrap
 from dbward.services.housekeeping import Housekeeper
 from dbward.settings.server import ServerSettings
+from web.apart import ChildDied, in_child
 from web.app import VERSION_HEADER, create_app
 from web.errors import HTTP_CODES
 
@@ -64,8 +66,8 @@ def serve(settings: ServerSettings, *, listen: tuple[str, int], force_bootstrap:
     listener = bind(*listen)
     with StateLock(settings.state_dir, settings.state.lock_wait):
         try:
-            made = bootstrap.prepare(settings, force_bootstrap=force_bootstrap)
-        except OSError as e:
+            made = in_child(partial(bootstrap.prepare, settings, force_bootstrap=force_bootstrap))
+        except (OSError, ChildDied) as e:
             raise Misconfigured(f"the state cannot be prepared: {e}", code="state_dir_unusable") from e
         if made:
             where = settings.state_dir

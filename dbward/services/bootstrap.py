@@ -1,6 +1,6 @@
 """Preparing the state before a server starts: schema, keys, first tokens, and the users of the configuration.
 
-Runs in gunicorn's master before it forks, so it opens the database and closes it again.
+Runs in a process of its own before the server's, so it opens the database and closes it again.
 """
 
 from __future__ import annotations
