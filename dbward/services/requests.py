@@ -30,7 +30,8 @@ from dbward.domain.model import (
 )
 from dbward.domain.names import parse_name, parse_operation, parse_selector
 from dbward.domain.policy import AutoApproved, BreakGlass, Decision, Denied, NeedsApproval
-from dbward.domain.sql.classify import Classification, classify
+from dbward.domain.sql.classify import classify
+from dbward.domain.sql.statements import Classification
 from dbward.domain.states import Trigger
 from dbward.errors import Conflict, DbwardError, Invalid, Refused, TooLarge, Unavailable
 from dbward.runtime import Runtime
@@ -185,7 +186,7 @@ def _insert(rt: Runtime, tx: Tx, who: Principal, draft: _Draft, flow: Workflow |
         environment=draft.target.environment,
         operation=draft.plan.operation,
         detail=draft.body.detail,
-        statements=list(draft.plan.statements),
+        statements=list(draft.plan.texts),
         dialect=draft.dialect,
         status=status,
         emergency=draft.body.emergency,
@@ -247,7 +248,7 @@ def _trace(plan: Classification, flow: Workflow | None, decision: Decision) -> V
         }
     return {
         "version": 1,
-        "classification": {"resolved_operation": plan.operation, "reason": plan.reason},
+        "classification": {"resolved_operation": plan.operation, "reasons": list(plan.reasons)},
         "sql_review": {"policy_id": None, "findings_count": 0, "parse_failed": False},
         "risk": {"level": _risk(plan), "factors": [], "schema_status": "not_synced"},
         "workflow": {"matched": matched},

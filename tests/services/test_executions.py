@@ -80,11 +80,11 @@ def test_a_hint_says_why_a_job_waits(world: World) -> None:
 
 
 def test_a_claim_brings_what_to_run_signed(world: World) -> None:
-    made = world.create(environment="many", detail="SELECT 1 -- %s :x")
+    made = world.create(environment="many", detail="SELECT '%s :x' -- why")
     agent = world.agent()
     agent.fetch()
     claimed = agent.claim(made)
-    assert claimed.statements == ["SELECT 1 -- %s :x"]
+    assert claimed.statements == ["SELECT '%s :x'"]
     assert (claimed.limits.max_rows, claimed.limits.statement_timeout_ms, claimed.limits.max_bytes) == (77, 30000, 4096)
     key = Ed25519PublicKey.from_public_bytes(bytes.fromhex(world.rt.keys.execution_public_hex))
     expected = tokens.Binding(

@@ -13,9 +13,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dbward.domain.model import Dialect, Operation
-from dbward.domain.sql.classify import MAX_BYTES, Classification, classify
-from dbward.domain.sql.lex import MAX_TOKENS, WHITESPACE, tokenize
+from dbward.domain.sql.classify import MAX_BYTES, classify
+from dbward.domain.sql.lex import MAX_TOKENS, tokenize
+from dbward.domain.sql.lex import Kind as Lexed
 from dbward.domain.sql.redact import redact
+from dbward.domain.sql.statements import Classification, Kind, Statement
 from dbward.errors import Invalid
 from tests.support.props import calm
 
@@ -45,17 +47,11 @@ def test_no_statement_of_the_corpus_is_taken_for_a_read_that_is_none(dialect: Di
     assert unsafe == []
 
 
-OVER_BLOCKED = {PG: 20, MY: 24, SL: 3}
-"""Reads of the corpus that are not taken for one: EXPLAIN, SHOW, DESCRIBE, SET, TABLE, and a handful of others."""
-
-
 @dialects
-def test_most_reads_of_the_corpus_are_reads(dialect: Dialect) -> None:
+def test_almost_every_read_of_the_corpus_is_a_read(dialect: Dialect) -> None:
     reads = [case for case in CORPUS if case["dialect"] == dialect and case["accept"] == ["select"]]
     missed = [case["id"] for case in reads if verdict(case["sql"], dialect) != "select"]
-    assert len(missed) <= OVER_BLOCKED[dialect], missed
-    queries = [case for case in reads if case["sql"].lstrip(WHITESPACE + "(")[:4].upper() in ("SELE", "WITH", "VALU")]
-    assert len([case for case in queries if case["id"] in missed]) <= 4
+    assert len(missed) <= len(reads) // 50, missed
 
 
 @pytest.mark.parametrize(
@@ -84,7 +80,6 @@ def test_most_reads_of_the_corpus_are_reads(dialect: Dialect) -> None:
         (PG, "SELECT parse_json('{}')"),
         (PG, "SELECT xor(1, 2)"),
         (PG, "SELECT join(1)"),
-        (PG, "SELECT like(1, 2)"),
         (PG, "SELECT DISTINCT ON (a) setval('s', 1) FROM t"),
         (PG, "SELECT 1 WHERE NOT materialized(1)"),
         (PG, "SELECT a FROM t ORDER BY rollup(a)"),
@@ -92,11 +87,11 @@ def test_most_reads_of_the_corpus_are_reads(dialect: Dialect) -> None:
         (PG, "SELECT s.date 'x'"),
         (PG, "SELECT 'x'::mydomain"),
         (PG, "SELECT 'x'::name.mydomain"),
-        (PG, "SELECT 'x'::\"date\""),
         (PG, "SELECT CAST('x' AS datetime)"),
         (PG, "SELECT * FROM jsonb_to_recordset('[]') AS x(a mydomain)"),
         (PG, "SELECT * FROM f(1) AS materialized (a mydomain)"),
         (PG, "SELECT * FROM jsonb_to_recordset('[]') AS materialized (values mydomain)"),
+        (PG, "SELECT 'x'::public.date"),
         (PG, "SELECT 1 === 2"),
         (PG, "SELECT 1 OPERATOR(public.+) 2"),
         (PG, "WITH d AS (DELETE FROM t RETURNING *) SELECT * FROM d"),
@@ -112,7 +107,6 @@ def test_most_reads_of_the_corpus_are_reads(dialect: Dialect) -> None:
         (PG, "SELECT nextval('s')"),
         (PG, "SELECT lo_import('/etc/passwd')"),
         (PG, "SELECT dblink('x', 'DELETE FROM t')"),
-        (PG, "SELECT /*+ Set(x off) */ 1"),
         (PG, "SELECT $1"),
         (PG, "DELETE FROM t\u00a0WHERE id = 1"),
         (PG, "SELECT 1\uff1bDELETE FROM t"),
@@ -193,12 +187,10 @@ def test_unreadable(sql: str, dialect: Dialect) -> None:
         "SELECT '" + "x" * MAX_BYTES + "'",
         "SELECT '" + "é" * (MAX_BYTES // 2) + "'",
         "INSERT INTO t VALUES (1);" * 101,
-        "SELCT 1",
         "GRANT ALL ON t TO x",
         "CREATE FUNCTION f() RETURNS int AS 'x'",
         "DROP DATABASE app",
         "SELECT 1; SELECT 2",
-        "DO x",
         "SELECT " + "(" * 5000 + "1" + ")" * 5000,
         "SELECT 1" + " + 1" * MAX_TOKENS,
     ],
@@ -212,16 +204,35 @@ def test_a_megabyte_is_read(size: int) -> None:
     assert verdict("SELECT '" + "x" * size + "'", PG) == "select"
 
 
+@pytest.mark.parametrize("sql", ["SELCT 1", "DO x", "/*+ Set(x off) */"])
+def test_what_no_grammar_knows_is_refused(sql: str) -> None:
+    for dialect in Dialect:
+        assert verdict(sql, dialect) in ("sql.rejected", "sql.unparsable", "sql.empty")
+
+
 def split(sql: str, dialect: Dialect) -> tuple[str, ...]:
-    return classify(sql, dialect).statements
+    return classify(sql, dialect).texts
 
 
-def test_statements_keep_their_text() -> None:
+def test_statements_lose_their_comments_and_nothing_else() -> None:
     first = "UPDATE t /* why; */ SET a = 'x;y',\r\n\tb = \"c;d\" -- z;\n WHERE i%2 = 0"
     second = "/* lead */ DELETE  FROM t WHERE n = 'ü 😀 %s :name'"
+    bare = ("UPDATE t  SET a = 'x;y',\r\n\tb = \"c;d\" \n WHERE i%2 = 0", "DELETE  FROM t WHERE n = 'ü 😀 %s :name'")
     for dialect in Dialect:
-        assert split(f"\n {first} ;;\t{second} ; -- trailing ;\n", dialect) == (first, second)
-        assert split(f"  {first}\n", dialect) == (first,)
+        assert split(f"\n {first} ;;\t{second} ; -- trailing ;\n", dialect) == bare
+        assert split(f"  {first}\n", dialect) == bare[:1]
+
+
+def test_a_hint_is_a_comment_and_runs_as_none() -> None:
+    for dialect in Dialect:
+        assert split("SELECT /*+ Set(x off) */ 1", dialect) == ("SELECT  1",)
+
+
+def test_statements_know_where_they_began() -> None:
+    sql = "/* é */ DELETE FROM t;\n-- x\n  DELETE FROM u"
+    for dialect in Dialect:
+        starts = [found.start for found in classify(sql, dialect).statements]
+        assert [sql[at : at + 13] for at in starts] == ["DELETE FROM t", "DELETE FROM u"]
 
 
 @pytest.mark.parametrize(
@@ -243,7 +254,7 @@ def test_statements_end_where_the_dialect_says(dialect: Dialect, first: str) -> 
     sql = f"{first};{second}"
     assert [token.start for token in tokenize(sql, dialect) if token.text == ";"] == [len(first)]
     if verdict(sql, dialect) != "sql.unparsable":  # the parser's grammar is smaller than the lexer's
-        assert split(sql, dialect) == (first, second)
+        assert split(sql, dialect) == (*split(first, dialect), second)
 
 
 def test_one_dialects_string_is_anothers_end() -> None:
@@ -266,7 +277,8 @@ def test_joining_and_splitting_are_inverse(
     values = ", ".join(text for text, _ in pieces if text[0] not in "/-") or "1"
     one = f"INSERT INTO t {body} VALUES ({values})"
     texts = (one,) * count
-    assert split(gap.strip("/* gap;") + ";".join(f" {text}\n" for text in texts), dialect) == texts
+    (bare,) = split(one, dialect)
+    assert split(gap.strip("/* gap;") + ";".join(f" {text}\n" for text in texts), dialect) == (bare,) * count
 
 
 def test_ddl_is_told_apart() -> None:
@@ -278,15 +290,28 @@ def test_ddl_is_told_apart() -> None:
     assert flags("CREATE TABLE t (a int)") == (True, True)
     assert flags("DROP TABLE t; TRUNCATE u; CREATE UNIQUE INDEX i ON t (a)") == (True, True)
     assert flags("DROP TABLE t; DELETE FROM u") == (False, True)
-    assert flags("SELECT 1; DROP TABLE t") == (False, True)
+    assert flags("SELECT 1; DROP TABLE t") == (True, True)
     assert flags("DELETE FROM u") == (False, False)
-    assert classify("SELECT 1", PG) == Classification(Operation.EXECUTE_SELECT, ("SELECT 1",), False, False, "read")
+    read = Statement("SELECT 1", 0, "SELECT", Kind.SELECT)
+    assert classify("SELECT 1", PG) == Classification(Operation.EXECUTE_SELECT, (read,))
 
 
 def test_reasons_name_what_stands_in_the_way() -> None:
-    assert classify("SELECT refund(1)", PG).reason == "unvouched_function:refund"
-    assert classify("SELECT 1 FROM t FOR UPDATE", PG).reason == "keyword:for"
-    assert classify("DELETE FROM t", PG).reason == "not_a_query"
+    assert classify("SELECT refund(1)", PG).reasons == ("unvouched_function:refund",)
+    assert classify("SELECT 1 FROM t FOR UPDATE", PG).reasons == ("row_lock",)
+    assert classify("DELETE FROM t WHERE a = refund(1)", PG).reasons == (
+        "statement:delete",
+        "unvouched_function:refund",
+    )
+    assert classify("SELECT refund(1)", MY).reasons == ("unvouched_function:refund",)
+    assert classify("DELETE FROM t", SL).reasons == ("statement:delete",)
+
+
+@dialects
+def test_a_vouched_function_may_be_called_in_a_read(dialect: Dialect) -> None:
+    sql = "SELECT refund_total(a) FROM t"
+    assert classify(sql, dialect, vouched={"refund_total"}).operation is Operation.EXECUTE_SELECT
+    assert classify(sql, dialect, vouched={"refund"}).operation is Operation.EXECUTE_DML
 
 
 @dialects
@@ -391,13 +416,17 @@ def test_any_text_gets_a_verdict_and_nothing_unknown_is_called_in_a_read(sql: st
         assert code in ("sql.empty", "sql.unparsable", "sql.rejected")
         return
     found = classify(sql, dialect)
-    for text in found.statements:
-        assert text in sql
+    assert [sign for one in found.texts for sign in signs(one, dialect)] == signs(sql, dialect)
     if found.operation is Operation.EXECUTE_SELECT:
-        signs = [token.text for token in tokenize(sql, dialect)]
-        called = [one for one, after in pairwise(signs) if one == "DANGER" and after == "("]
-        assert not called or "AS" in signs
-        assert not {"DELETE", "UPDATE", "INTO"} & set(signs) or "AS" in signs or "." in signs
+        said = signs(sql, dialect)
+        called = [one for one, after in pairwise(said) if one == "DANGER" and after == "("]
+        assert not called or "AS" in said
+        assert not {"DELETE", "UPDATE", "INTO"} & set(said) or "AS" in said or "." in said
+
+
+def signs(sql: str, dialect: Dialect) -> list[str]:
+    """All words and signs, but comments and the ends of statements."""
+    return [token.text for token in tokenize(sql, dialect) if token.kind is not Lexed.COMMENT and token.text != ";"]
 
 
 @dialects
@@ -425,8 +454,8 @@ def test_the_parser_writes_no_log(caplog: pytest.LogCaptureFixture) -> None:
         (MY, "SELECT \"secret\", 'x', `b c`, x'41', 0x41, 1e3 # secret", "SELECT ?, ?, `b c`, x?, ?, ?"),
         (MY, "SELECT /*!50000 'secret' */ 1", "SELECT ?"),
         (SL, "SELECT \"maybe\", [b], 'x'", "SELECT ?, [b], ?"),
-        (PG, "SELECT 'secret", "<unparsable, 14 bytes>"),
-        (PG, "SELECT '\ud800\0", "<unparsable, 10 bytes>"),
+        (PG, "SELECT 'secret", "<unparsable, sha256:9a18c0267715eb4b, 14 bytes>"),
+        (PG, "SELECT '\ud800\0", "<unparsable, sha256:1ee62c5977a64458, 12 bytes>"),
     ],
 )
 def test_redaction(dialect: Dialect, sql: str, shown: str) -> None:

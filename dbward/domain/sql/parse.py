@@ -22,7 +22,7 @@ STEPS_ANYWAY = 20_000
 
 logging.getLogger("sqlglot").disabled = True  # its warnings quote the statement, and SQL text never enters a log
 
-_GRAMMARS = {Dialect.POSTGRESQL: "postgres", Dialect.MYSQL: "mysql", Dialect.SQLITE: "sqlite"}
+_GRAMMARS = {Dialect.MYSQL: "mysql", Dialect.SQLITE: "sqlite"}
 
 
 class _TooMuchWork(Exception):

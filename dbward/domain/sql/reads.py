@@ -1,4 +1,4 @@
-"""Whether one statement is a plain read. Two readings must agree: of the tokens, and of the parser's tree.
+"""Whether one statement of MySQL or SQLite is a plain read. Two readings must agree: of the tokens, and of the tree.
 
 The tokens decide about calls: what stands before an opening parenthesis must be a known built-in function, or a word
 that takes a parenthesis there and cannot be a function's name. That finds the calls which a parser takes for something
@@ -7,15 +7,15 @@ else. The tree decides about the shape: only kinds of nodes that are known to re
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 from sqlglot import exp
 
 from dbward.domain.model import Dialect
-from dbward.domain.sql.functions import FUNCTIONS, POSTGRESQL_OPERATORS, POSTGRESQL_TYPES
+from dbward.domain.sql.functions import FUNCTIONS
 from dbward.domain.sql.lex import Kind, Token, words
 
-_PG, _MY, _SL = Dialect.POSTGRESQL, Dialect.MYSQL, Dialect.SQLITE
+_MY, _SL = Dialect.MYSQL, Dialect.SQLITE
 _NOTHING = Token(Kind.OP, 0, 0, "")
 
 _STARTS = frozenset({"SELECT", "WITH", "VALUES", "("})
@@ -40,57 +40,43 @@ _OPENS = words(
 """Take a parenthesis, and are reserved everywhere, so that no function has such a name."""
 
 _OPENS_IN = {
-    _PG: words(
-        """
-        EXCEPT INTERSECT ANY SOME ARRAY LATERAL ROW OFFSET ONLY INTERVAL NUMERIC DECIMAL DEC VARCHAR CHAR CHARACTER BIT
-        FLOAT TIMESTAMP TIME TO
-        """
-    ),
     _MY: words("XOR INDEX KEY PARTITION INTERVAL DIV BINARY CHAR DECIMAL JOIN LIKE RLIKE REGEXP"),
     _SL: words("EXCEPT INTERSECT OFFSET NUMERIC DECIMAL VARCHAR CHAR JOIN LIKE REGEXP GLOB"),
 }
 """SQLite has no functions but those that are compiled in, so no word of its grammar can be somebody's function."""
 
-_BEFORE_A_QUERY = frozenset({"JOIN", "LIKE", "ILIKE"})
-"""PostgreSQL functions may have these names, but no function takes a bare query as its argument."""
-
-_PG_BEFORE_TEXT = words("TO BOTH LEADING TRAILING PLACING ARRAY OFFSET ANY SOME EXCEPT INTERSECT") | _OPENS
-"""A string after any other word is a typed literal, and a user's type may run code."""
-
-_PG_TYPE_TAILS = words("PRECISION VARYING WITH WITHOUT TIME ZONE")
-
 _SIGNS = {
-    _PG: words("( ) [ ] , . : :: :=") | POSTGRESQL_OPERATORS,
     _MY: words("( ) , . + - * / % < > = ! @ & | ^ ~"),
     _SL: words("( ) , . + - * / % < > = ! & | ~"),
 }
 
-_ALIAS_LIST = "AS ()"
 
+def reason_in_tokens(tokens: Sequence[Token], dialect: Dialect, vouched: Collection[str] = ()) -> str | None:
+    """What in a statement's tokens, comments left out, keeps it from being a plain read, or None.
 
-def reason_in_tokens(tokens: Sequence[Token], dialect: Dialect) -> str | None:
-    """What in a statement's tokens keeps it from being a plain read, or None. Comments are left out, hints are not."""
+    `vouched`: lower-case names of functions that are trusted to only compute.
+    """
     if not tokens or tokens[0].text not in _STARTS:
         return "not_a_query"
-    reader = _Reader(tokens, dialect)
+    reader = _Reader(tokens, dialect, vouched)
     return next((reason for index in range(len(tokens)) if (reason := reader.step(index)) is not None), None)
 
 
 class _Reader:
-    """Walks the tokens once and remembers what opened each parenthesis it is inside of."""
+    """Walks the tokens once."""
 
-    def __init__(self, tokens: Sequence[Token], dialect: Dialect) -> None:
+    def __init__(self, tokens: Sequence[Token], dialect: Dialect, vouched: Collection[str]) -> None:
         self._tokens = tokens
         self._dialect = dialect
-        self._openers: list[str] = []
+        self._vouched = vouched
 
     def step(self, index: int) -> str | None:
         token = self._tokens[index]
         match token.kind:
             case Kind.WORD:
-                return self._word(index) or self._type(index)
+                return self._word(index)
             case Kind.QUOTED | Kind.STRING:
-                return self._quoted(index) or self._type(index)
+                return self._quoted(index)
             case Kind.NUMBER:
                 return None
             case Kind.OP:
@@ -108,10 +94,6 @@ class _Reader:
     def _sign_at(self, index: int) -> str:
         token = self._at(index)
         return token.text if token.kind is Kind.OP else ""
-
-    @property
-    def _opener(self) -> str:
-        return self._openers[-1] if self._openers else ""
 
     def _word(self, index: int) -> str | None:
         word = self._at(index).text
@@ -136,14 +118,8 @@ class _Reader:
         sign = self._at(index).text
         if sign not in _SIGNS[self._dialect]:
             return f"operator:{sign}"
-        if sign == ")":
-            if self._openers:
-                self._openers.pop()
-        elif sign == "(":
-            alias_list = self._is_alias_list(index)
-            if index > 0 and not alias_list and not self._may_open(index):
-                return f"unvouched_function:{self._at(index - 1).text.lower()[:63]}"
-            self._openers.append(_ALIAS_LIST if alias_list else self._word_at(index - 1))
+        if sign == "(" and index > 0 and not self._is_alias_list(index) and not self._may_open(index):
+            return f"unvouched_function:{self._at(index - 1).text.lower()[:63]}"
         return None
 
     def _may_open(self, index: int) -> bool:
@@ -154,14 +130,15 @@ class _Reader:
             return False
         word = before.text
         if self._sign_at(index - 2) == ".":
-            return self._is_catalog_call(index) and word.lower() in FUNCTIONS[_PG]
+            schema = self._at(index - 3)
+            return schema.kind is Kind.WORD and f"{schema.text}.{word}".lower() in self._vouched
+        if word.lower() in self._vouched:
+            return True
         if word.lower() in FUNCTIONS[self._dialect]:
             # MySQL looks for a stored function when some of its own functions' names stand apart from the parenthesis.
             return self._dialect is not _MY or before.end == self._at(index).start
         if word in _OPENS or word in _OPENS_IN[self._dialect]:
             return True
-        if word in _BEFORE_A_QUERY:
-            return self._word_at(index + 1) in _QUERIES
         return self._opens_in_context(index, word)
 
     def _opens_in_context(self, index: int, word: str) -> bool:
@@ -184,11 +161,6 @@ class _Reader:
             case _:
                 return False
 
-    def _is_catalog_call(self, index: int) -> bool:
-        schema = self._at(index - 3)
-        named = (schema.kind, schema.text) in ((Kind.WORD, "PG_CATALOG"), (Kind.QUOTED, '"pg_catalog"'))
-        return self._dialect is _PG and named and self._sign_at(index - 4) != "."
-
     def _is_alias_list(self, index: int) -> bool:
         """`AS name (…)`, or the name and columns before a common table expression's `AS (SELECT`."""
         if self._at(index - 1).kind not in (Kind.WORD, Kind.QUOTED):
@@ -208,44 +180,6 @@ class _Reader:
         at += 1 + (self._word_at(at + 1) == "NOT")
         at += self._word_at(at) == "MATERIALIZED"
         return self._sign_at(at) == "(" and self._word_at(at + 1) in _QUERIES
-
-    def _type(self, index: int) -> str | None:
-        """PostgreSQL only: a name used as a type must be a built-in one, as a domain or a user's type may run code."""
-        if self._dialect is not _PG:
-            return None
-        token = self._at(index)
-        before = self._at(index - 1)
-        if token.kind is Kind.STRING:
-            return None if self._may_precede_text(index - 1) else "unvouched_type"
-        is_type = before.text == "::" or (self._opener == "CAST" and self._word_at(index - 1) == "AS")
-        if self._opener == _ALIAS_LIST and before.kind in (Kind.WORD, Kind.QUOTED):
-            is_type = token.text not in _PG_TYPE_TAILS
-        if is_type and not self._is_known_type(index):
-            return "unvouched_type"
-        return None
-
-    def _is_known_type(self, index: int) -> bool:
-        return self._word_at(index).lower() in POSTGRESQL_TYPES and self._sign_at(index + 1) != "."
-
-    def _may_precede_text(self, index: int) -> bool:
-        token = self._at(index)
-        if token.kind is Kind.OP:
-            return token.text not in (")", "]", ".")
-        if token.kind is not Kind.WORD or self._sign_at(index - 1) == ".":
-            return False
-        word = token.text
-        if word in _PG_BEFORE_TEXT or word.lower() in POSTGRESQL_TYPES:
-            return True
-        before = self._at(index - 1)
-        match word:
-            case "ZONE":
-                return before.text == "TIME"
-            case "PRECISION" | "VARYING":
-                return before.text in ("DOUBLE", "CHARACTER", "CHAR", "BIT")
-            case "LIKE" | "ILIKE" | "ESCAPE":
-                return before.text not in _OPENS - {"NOT"} and (before.kind is not Kind.OP or before.text in (")", "]"))
-            case _:
-                return False
 
 
 _SHAPES: tuple[type[exp.Expr], ...] = (

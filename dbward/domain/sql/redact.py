@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from hashlib import sha256
+
 from dbward.domain.model import Dialect
 from dbward.domain.sql.lex import Kind, tokenize
 from dbward.errors import Invalid
@@ -15,12 +17,13 @@ def redact(text: str, dialect: Dialect) -> str:
     """The text with every string and number replaced, and comments left out: both may hold personal data.
 
     `"…"` counts as a string where the database may read it as one. What cannot be read is not shown at all:
-    `<unparsable, N bytes>`.
+    `<unparsable, sha256:…, N bytes>`, enough to tell whether a given text was it.
     """
     try:
         tokens = tokenize(text, dialect)
     except Invalid:
-        return f"<unparsable, {len(text.encode(errors='replace'))} bytes>"
+        raw = text.encode(errors="surrogatepass")
+        return f"<unparsable, sha256:{sha256(raw).hexdigest()[:16]}, {len(raw)} bytes>"
     parts: list[str] = []
     end = 0
     apart = in_number = False

@@ -1,0 +1,92 @@
+"""Cutting a text into its statements, and taking the comments out of each."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from dbward.domain.model import Dialect
+from dbward.domain.sql.lex import Kind, Token, tokenize
+from dbward.errors import Invalid
+
+MAX_NESTING = 200
+
+
+@dataclass(frozen=True, slots=True)
+class Piece:
+    """One statement. `tokens` are those of the submitted text, comments left out; `text` has none either.
+
+    `start`: where its first token stands in the submitted text; `offsets`: where each token stands in `text`. All in
+    characters from 0.
+    """
+
+    text: str
+    start: int
+    tokens: tuple[Token, ...]
+    offsets: tuple[int, ...]
+
+    @property
+    def first(self) -> str:
+        return self.tokens[0].text
+
+    def word(self, index: int) -> str:
+        """The token at `index`, or an empty text behind the end."""
+        return self.tokens[index].text if index < len(self.tokens) else ""
+
+    def after(self, index: int) -> Piece:
+        """What begins at the token at `index`."""
+        cut_off = self.offsets[index]
+        return Piece(
+            text=self.text[cut_off:],
+            start=self.tokens[index].start,
+            tokens=self.tokens[index:],
+            offsets=tuple(offset - cut_off for offset in self.offsets[index:]),
+        )
+
+
+def cut(text: str, dialect: Dialect) -> list[Piece]:
+    """Cut at every `;`. One inside parentheses is refused, like parentheses that do not match. Raises `Invalid`."""
+    pieces: list[Piece] = []
+    piece: list[Token] = []
+    depth = 0
+    for token in (*tokenize(text, dialect), Token(Kind.OP, len(text), len(text), ";")):
+        sign = token.text if token.kind is Kind.OP else ""
+        depth += (sign == "(") - (sign == ")")
+        if depth < 0 or (sign == ";" and depth > 0):
+            raise Invalid("the parentheses do not match", code="sql.unparsable")
+        if depth > MAX_NESTING:
+            raise Invalid(f"parentheses nested more than {MAX_NESTING} deep", code="sql.rejected")
+        if sign == ";":
+            if piece:
+                pieces.append(_without_comments(text, piece))
+            piece = []
+        elif piece or not _is_comment(token):
+            piece.append(token)
+    return pieces
+
+
+def _without_comments(text: str, tokens: Sequence[Token]) -> Piece:
+    """The tokens as they are written, and the white space between them. The first token is no comment."""
+    parts: list[str] = []
+    offsets: list[int] = []
+    length = 0
+    gap = ""
+    position = tokens[0].start
+    for token in tokens:
+        gap += text[position : token.start]
+        position = token.end
+        if _is_comment(token):
+            # A gap stays a gap and no gap stays none: both can change what the tokens beside it mean.
+            gap = gap or " "
+            continue
+        offsets.append(length + len(gap))
+        parts += (gap, text[token.start : token.end])
+        length += len(gap) + token.end - token.start
+        gap = ""
+    kept = tuple(token for token in tokens if not _is_comment(token))
+    return Piece("".join(parts), tokens[0].start, kept, tuple(offsets))
+
+
+def _is_comment(token: Token) -> bool:
+    """`/*+ … */` goes the way of the comments: it may set variables on MySQL, and what is judged is what runs."""
+    return token.kind is Kind.COMMENT or (token.kind is Kind.HINT and token.text.startswith("/*+"))

@@ -1,0 +1,296 @@
+"""PostgreSQL: what each statement of a text is, judged on the tree of the server's own grammar.
+
+Our lexer cuts the text and takes the comments out; the grammar reads the text both before and after that, and all three
+must agree. Everything is looked up in tables of what is known (`postgresql_tables`, `postgresql_names`).
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from typing import Any
+
+from dbward.domain.model import Dialect
+from dbward.domain.sql.cut import Piece, cut
+from dbward.domain.sql.pgtree import PgNode, PgStatement, parse_postgresql
+from dbward.domain.sql.postgresql_names import FUNCTIONS, OPERATORS, TYPES
+from dbward.domain.sql.postgresql_tables import (
+    ALTERATIONS,
+    COMMENTED,
+    EXPLAINED,
+    FIELD_NODES,
+    NAMED_KINDS,
+    NODES,
+    OBJECTS,
+    RENAMED,
+    SAMPLING,
+    SETTINGS,
+    STATEMENTS,
+    TIMEOUT_MAX_MS,
+    TIMEOUTS,
+    Known,
+)
+from dbward.domain.sql.statements import Kind, Statement
+from dbward.errors import Invalid
+
+_NAME_MAX = 63
+_LOCATIONS = frozenset({"location", "stmtLocation", "stmtLen", "rexprListStart", "rexprListEnd"})
+_DURATION = re.compile(r"([0-9]{1,9})\s*(ms|s|)")
+_UTF8 = frozenset({"utf8", "utf-8", "unicode"})
+
+
+def classify_postgresql(text: str, *, vouched: Collection[str] = ()) -> tuple[Statement, ...]:
+    """Every statement of `text`. `vouched`: lower-case function names, with a schema or without, that are trusted.
+
+    Raises `Invalid`: `sql.unparsable` when the readings do not agree or there is none, `sql.rejected` for what is not
+    to be asked for here.
+    """
+    pieces = cut(text, Dialect.POSTGRESQL)
+    parsed = parse_postgresql(text)
+    for statement in parsed:
+        if statement.type not in STATEMENTS:
+            raise _rejected(f"{_words_of(statement.type)} is not among the statements that may be asked for here")
+    if len(parsed) != len(pieces):
+        raise Invalid("the SQL is not understood the same way twice", code="sql.unparsable")
+    return tuple(_statement(piece, found, vouched) for piece, found in zip(pieces, parsed, strict=True))
+
+
+def _statement(piece: Piece, found: PgStatement, vouched: Collection[str]) -> Statement:
+    known = STATEMENTS[found.type]
+    again = parse_postgresql(piece.text)
+    if piece.first not in known.starts or len(again) != 1 or _shape(again[0].node) != _shape(found.node):
+        raise Invalid("the SQL reads differently without its comments", code="sql.unparsable")
+    node = again[0].node
+    kind, reasons = _judge(found.type, node[found.type], known, vouched)
+    return Statement(text=piece.text, start=piece.start, verb=known.verb, kind=kind, reasons=reasons, tree=node)
+
+
+def _words_of(type_: str) -> str:
+    """CREATE FUNCTION for the grammar's CreateFunctionStmt."""
+    return " ".join(re.findall("[A-Z][a-z]*", type_.removesuffix("Stmt"))).upper()
+
+
+def _judge(type_: str, fields: PgNode, known: Known, vouched: Collection[str]) -> tuple[Kind, tuple[str, ...]]:
+    """The kind, and why it is no read. Raises `Invalid` when it is not to be asked for."""
+    match type_:
+        case "SelectStmt":
+            reasons = _why_no_read(fields, vouched)
+            return (Kind.DML if reasons else Kind.SELECT), reasons
+        case "ExplainStmt":
+            return _explain(fields, vouched)
+        case "VariableSetStmt":
+            _check_set(fields)
+            return Kind.SELECT, ()
+        case "VariableShowStmt":
+            return Kind.SELECT, ()
+        case _:
+            _check_object(type_, fields)
+            return known.kind, (f"statement:{known.verb.lower()}", *_unvouched(fields, vouched))
+
+
+def _explain(fields: PgNode, vouched: Collection[str]) -> tuple[Kind, tuple[str, ...]]:
+    """ANALYZE runs the statement; without it, planning alone may still run functions of the user."""
+    inner = fields.get("query", {})
+    type_ = next(iter(inner), "")
+    if type_ not in EXPLAINED:
+        raise _rejected("EXPLAIN of this statement is refused")
+    kind, reasons = _judge(type_, inner[type_], STATEMENTS[type_], vouched)
+    if _analyzes(fields.get("options", ())):
+        return kind, reasons
+    planned = tuple(reason for reason in reasons if reason.startswith("unvouched_"))
+    return (Kind.DML if planned else Kind.SELECT), planned
+
+
+def _analyzes(options: Sequence[PgNode]) -> bool:
+    """The last ANALYZE of the list decides; without a value it is on, and what is no clear `off` is on, too."""
+    on = False
+    for option in options:
+        element = option.get("DefElem", {})
+        if element.get("defname", "").lower() == "analyze":
+            on = "arg" not in element or _text(element["arg"]).lower() not in {"false", "off", "0", "f", "no", "n"}
+    return on
+
+
+def _check_set(fields: PgNode) -> None:
+    name = fields.get("name", "").lower()
+    kind = fields.get("kind")
+    values = [_text(value) for value in fields.get("args", ())]
+    if kind == "VAR_SET_DEFAULT" and name in SETTINGS:
+        return
+    if kind == "VAR_SET_VALUE" and "\0" not in values:
+        if name in SETTINGS:
+            return
+        if name in TIMEOUTS and len(values) == 1 and _shortens(values[0]):
+            return
+        if name == "client_encoding" and len(values) == 1 and values[0].lower() in _UTF8:
+            return
+    raise _rejected(
+        f"SET {name[:_NAME_MAX] or 'of this kind'} is refused: it would lift a limit or change how SQL is read",
+        hint="allowed are " + ", ".join(sorted(SETTINGS)) + f", and time-outs up to {TIMEOUT_MAX_MS // 1000} s",
+    )
+
+
+def _shortens(value: str) -> bool:
+    found = _DURATION.fullmatch(value.strip().lower())
+    if found is None:
+        return False
+    return 0 < int(found[1]) * (1000 if found[2] == "s" else 1) <= TIMEOUT_MAX_MS
+
+
+def _check_object(type_: str, fields: PgNode) -> None:
+    """DDL may be about tables, views, indexes and sequences only. Raises `Invalid`."""
+    match type_:
+        case "DropStmt":
+            _one_of(fields.get("removeType"), OBJECTS)
+        case "AlterTableStmt":
+            _one_of(fields.get("objtype"), OBJECTS)
+            for command in fields.get("cmds", ()):
+                _one_of(command.get("AlterTableCmd", {}).get("subtype"), ALTERATIONS)
+        case "RenameStmt":
+            _one_of(fields.get("renameType"), RENAMED)
+            _one_of(fields.get("relationType", "OBJECT_TABLE"), OBJECTS | {"OBJECT_ACCESS_METHOD", "OBJECT_UNDEFINED"})
+        case "AlterObjectSchemaStmt":
+            _one_of(fields.get("objectType"), OBJECTS)
+        case "CommentStmt":
+            _one_of(fields.get("objtype"), COMMENTED)
+        case "CreateTableAsStmt":
+            _one_of(next(iter(fields.get("query", {})), ""), frozenset({"SelectStmt"}))
+
+
+def _one_of(found: str | None, known: Collection[str]) -> None:
+    if found not in known:
+        what = (found or "this").removeprefix("OBJECT_").removeprefix("AT_").lower()
+        raise _rejected(f"DDL is possible for tables, views, indexes and sequences only, not for {what}")
+
+
+def _why_no_read(fields: PgNode, vouched: Collection[str]) -> tuple[str, ...]:
+    found: dict[str, None] = {}
+    for type_, node in _nodes("SelectStmt", fields):
+        if type_ not in NODES:
+            found[_construct(type_)] = None
+        for reason in _use(type_, node, vouched):
+            found[reason] = None
+    return tuple(found)
+
+
+def _construct(type_: str) -> str:
+    match type_:
+        case "IntoClause":
+            return "select_into"
+        case "LockingClause":
+            return "row_lock"
+        case "InsertStmt" | "UpdateStmt" | "DeleteStmt" | "MergeStmt":
+            return f"writes_in_cte:{STATEMENTS[type_].verb.lower()}"
+        case _:
+            return f"construct:{type_}"[: _NAME_MAX + 10]
+
+
+def _unvouched(fields: PgNode, vouched: Collection[str]) -> tuple[str, ...]:
+    """Functions, types and operators of a write that nobody vouches for."""
+    found: dict[str, None] = {}
+    for type_, node in _nodes("", fields):
+        for reason in _use(type_, node, vouched):
+            found[reason] = None
+    return tuple(found)
+
+
+def _nodes(type_: str, fields: PgNode) -> Iterator[tuple[str, PgNode]]:
+    """Every node with its type; for a field whose type is not known, the field's name in brackets.
+
+    A stack of our own: depth costs memory, not recursion.
+    """
+    stack: list[tuple[str, Any]] = [(type_, fields)]
+    while stack:
+        type_, value = stack.pop()
+        if isinstance(value, list):
+            stack.extend((type_, item) for item in value)
+            continue
+        if not isinstance(value, dict) or (not value and type_.startswith("[")):
+            continue  # an empty place in a list
+        wrapped = next(iter(value), "")
+        if len(value) == 1 and wrapped[:1].isupper():
+            stack.append((wrapped, value[wrapped]))
+            continue
+        yield type_, value
+        if type_ == "A_Const":
+            continue
+        for name, inner in value.items():
+            if isinstance(inner, (dict, list)):
+                stack.append((_field_type(type_, name, inner), inner))
+
+
+def _field_type(type_: str, name: str, inner: Any) -> str:
+    if isinstance(inner, list):
+        return f"[{name}]"
+    if name in {"larg", "rarg"} and type_ != "SelectStmt":
+        return f"[{name}]"  # of a join, where it names its own type
+    if name == "intoClause":
+        return "IntoClause"
+    return FIELD_NODES.get(name, f"[{name}]")
+
+
+def _use(type_: str, node: PgNode, vouched: Collection[str]) -> Iterator[str]:
+    """What of a node is not known to only compute."""
+    match type_:
+        case "FuncCall":
+            name = _names(node.get("funcname", ()))
+            if not _builtin(name, FUNCTIONS) and ".".join(name).lower() not in vouched:
+                yield f"unvouched_function:{'.'.join(name)[:_NAME_MAX]}"
+        case "TypeName":
+            name = _names(node.get("names", ()))
+            if not _builtin(name, TYPES) or node.get("pctType"):
+                yield f"unvouched_type:{'.'.join(name)[:_NAME_MAX]}"
+        case "A_Expr":
+            name = _names(node.get("name", ()))
+            if not _builtin(name, NAMED_KINDS.get(node.get("kind", ""), OPERATORS)):
+                yield f"unvouched_operator:{'.'.join(name)[:_NAME_MAX]}"
+        case "SubLink" | "SortBy":
+            name = _names(node.get("operName") or node.get("useOp") or ())
+            if name and not _builtin(name, OPERATORS):
+                yield f"unvouched_operator:{'.'.join(name)[:_NAME_MAX]}"
+        case "RangeTableSample":
+            name = _names(node.get("method", ()))
+            if not _builtin(name, SAMPLING):
+                yield f"unvouched_function:{'.'.join(name)[:_NAME_MAX]}"
+
+
+def _builtin(name: Sequence[str], known: Collection[str]) -> bool:
+    return bool(name) and name[-1] in known and (len(name) == 1 or (len(name) == 2 and name[0] == "pg_catalog"))
+
+
+def _names(parts: Sequence[PgNode]) -> tuple[str, ...]:
+    return tuple(str(part.get("String", {}).get("sval", "?")) for part in parts)
+
+
+def _text(node: PgNode) -> str:
+    """A constant as text; something that no list holds for what is no constant."""
+    constant = node.get("A_Const", node)
+    for name in ("sval", "ival", "fval", "boolval"):
+        if name in constant:
+            inner = constant[name]
+            return str(next(iter(inner.values()), 0 if name == "ival" else "") if isinstance(inner, Mapping) else inner)
+    for name, inner in node.items():
+        if name in {"String", "Integer", "Float", "Boolean"}:
+            return str(next(iter(inner.values()), 0))
+    return "\0"
+
+
+def _shape(value: Any) -> Any:
+    """The tree without its locations."""
+    stack = [value]
+    flat: list[Any] = []
+    while stack:
+        item = stack.pop()
+        if isinstance(item, dict):
+            flat.append(tuple(item))
+            stack.extend(inner for name, inner in item.items() if name not in _LOCATIONS)
+        elif isinstance(item, list):
+            flat.append(len(item))
+            stack.extend(item)
+        else:
+            flat.append(item)
+    return flat
+
+
+def _rejected(message: str, hint: str | None = None) -> Invalid:
+    return Invalid(message, code="sql.rejected", hint=hint)
