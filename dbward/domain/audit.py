@@ -30,6 +30,7 @@ CATEGORY: dict[Event, Category] = {
     Event.REQUEST_DISPATCHED: Category.APPROVAL,
     Event.REQUEST_REFUSED: Category.APPROVAL,
     Event.REQUEST_BLOCKED_BY_REVIEW: Category.APPROVAL,
+    Event.DDL_BREAK_GLASS_BYPASS: Category.REQUEST,
     Event.STEP_APPROVED: Category.APPROVAL,
     Event.REQUEST_APPROVED: Category.APPROVAL,
     Event.REQUEST_REJECTED: Category.APPROVAL,
@@ -54,6 +55,7 @@ CATEGORY: dict[Event, Category] = {
     Event.USER_SUSPENDED: Category.IDENTITY,
     Event.USER_ACTIVATED: Category.IDENTITY,
     Event.CONFIG_SYNCED: Category.POLICY,
+    Event.PREFLIGHT_ATTEMPTED: Category.PREFLIGHT,
     Event.AUDIT_SIGNED_CHECKPOINT: Category.POLICY,
     Event.AUDIT_PURGE_CHECKPOINT: Category.POLICY,
 }

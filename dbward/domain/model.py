@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import timedelta
 from enum import StrEnum
@@ -239,6 +240,24 @@ class ResultPolicy:
     access: tuple[Selector, ...] = ()
 
 
+class Action(StrEnum):
+    """What a finding of a rule of the SQL review leads to."""
+
+    BLOCK = "block"
+    WARN = "warn"
+    OFF = "off"
+
+
+@dataclass(frozen=True, slots=True)
+class SqlReviewPolicy:
+    """The rules of one scope whose actions differ from the built-in ones."""
+
+    id: str = "builtin-default"
+    database: str = ANY
+    environment: str = ANY
+    rules: Mapping[str, Action] = field(default_factory=dict)
+
+
 DEFAULT_MAX_ROWS = 10_000
 
 
@@ -263,6 +282,8 @@ class Event(StrEnum):
     REQUEST_DISPATCHED = "request.dispatched"
     REQUEST_REFUSED = "request.refused"
     REQUEST_BLOCKED_BY_REVIEW = "request.blocked_by_review"
+    DDL_BREAK_GLASS_BYPASS = "ddl.break_glass_bypass"
+    PREFLIGHT_ATTEMPTED = "preflight.attempted"
     STEP_APPROVED = "step.approved"
     REQUEST_APPROVED = "request.approved"
     REQUEST_REJECTED = "request.rejected"
@@ -333,4 +354,7 @@ class PolicySet:
     workflows: tuple[Workflow, ...] = ()
     execution_policies: tuple[ExecutionPolicy, ...] = ()
     result_policies: tuple[ResultPolicy, ...] = ()
+    sql_review: tuple[SqlReviewPolicy, ...] = ()
+    vouched: Mapping[Target, frozenset[str]] = field(default_factory=dict)
+    """Lower-case names of functions of a target that are trusted to only compute."""
     default_role: str | None = None

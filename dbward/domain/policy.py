@@ -17,6 +17,7 @@ from dbward.domain.model import (
     Operation,
     ResultPolicy,
     RiskLevel,
+    SqlReviewPolicy,
     Step,
     Target,
     Workflow,
@@ -115,6 +116,11 @@ def find_execution_policy(policies: Iterable[ExecutionPolicy], target: Target) -
 def find_result_policy(policies: Iterable[ResultPolicy], target: Target) -> ResultPolicy:
     """The most specific policy, or the built-in defaults when none covers the target."""
     return _most_specific(policies, target) or ResultPolicy()
+
+
+def find_review_policy(policies: Iterable[SqlReviewPolicy], target: Target) -> SqlReviewPolicy:
+    """The most specific policy, or the built-in one when none covers the target."""
+    return _most_specific(policies, target) or SqlReviewPolicy()
 
 
 def _score(policy: _Scoped) -> int:

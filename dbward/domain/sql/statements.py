@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any, Literal
 
+from dbward.domain.model import Action as Action  # noqa: PLC0414 - belongs to these values
 from dbward.domain.model import Operation
 
 
@@ -152,7 +153,7 @@ class Facts:
 
     `tables`: base tables and views it names (no CTEs, no table functions). `in_lists`: (number of elements, offset) of
     each list after IN. `cartesian`: offsets of joins without any condition between their sides. `and_in_set`: offsets
-    of `SET a = 1 AND b = 2`.
+    of `SET a = 1 AND b = 2`. `known` is False when nobody could see what the statement does.
     """
 
     acts: tuple[Act, ...] = ()
@@ -161,14 +162,7 @@ class Facts:
     cartesian: tuple[int, ...] = ()
     and_in_set: tuple[int, ...] = ()
     comparisons: tuple[Comparison, ...] = ()
-
-
-class Action(StrEnum):
-    """What a finding of a rule leads to."""
-
-    BLOCK = "block"
-    WARN = "warn"
-    OFF = "off"
+    known: bool = True
 
 
 @dataclass(frozen=True, slots=True)
