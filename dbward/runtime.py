@@ -12,6 +12,7 @@ from dbward.broker.wake import Hub
 from dbward.db.engine import Store, open_store
 from dbward.errors import Misconfigured
 from dbward.keys import Keys
+from dbward.metrics import Metrics
 from dbward.results.local import LocalResults
 from dbward.settings.server import ServerSettings
 from dbward.tokencache import TokenCache
@@ -28,6 +29,7 @@ class Runtime:
     results: LocalResults
     keys: Keys
     tokens: TokenCache
+    metrics: Metrics
     now: Callable[[], datetime]
     _close: Callable[[], None] = field(repr=False)
 
@@ -63,6 +65,7 @@ def open_runtime(settings: ServerSettings, *, now: Callable[[], datetime] = utc_
         results=results,
         keys=signing,
         tokens=TokenCache(),
+        metrics=Metrics(),
         now=now,
         _close=close,
     )

@@ -7,7 +7,7 @@ from flask import Flask, Response
 from dbward import VERSION
 from dbward.runtime import Runtime
 from web import errors, guard, live
-from web.api import agent, agents, audit, broker, health, identity, requests, results, tokens
+from web.api import agent, agents, audit, broker, health, identity, metrics, requests, results, tokens
 from web.json import ApiJson
 
 VERSION_HEADER = "x-dbward-version"
@@ -22,6 +22,7 @@ BLUEPRINTS = (
     broker.bp,
     identity.bp,
     tokens.bp,
+    metrics.bp,
 )
 
 

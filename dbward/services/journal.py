@@ -38,13 +38,15 @@ def record(
     failed: bool = False,
     reason: str | None = None,
     metadata: dict[str, Any] | None = None,
-    with_detail: bool = False,
+    sql: tuple[str, Dialect] | None = None,
 ) -> None:
-    """Append one event; about `request` or `target` when given. A signed checkpoint follows when one is due."""
+    """Append one event; about `request` or `target` when given. A signed checkpoint follows when one is due.
+
+    `sql`: what the event is about, which the record holds as far as `[audit] redaction` lets it.
+    """
     now = rt.now()
     kind, resource_id = resource or _resource(request, execution_id)
     where = request.target if request is not None else target
-    raw = request.detail if request is not None and with_detail else None
     entry = AuditEvent(
         id=ids.new_id(),
         event_type=event,
@@ -61,8 +63,8 @@ def record(
         operation=request.operation if request is not None else None,
         database_name=where.database if where is not None else None,
         environment=where.environment if where is not None else None,
-        detail_fingerprint=_fingerprint(rt, raw, request),
-        detail_raw=raw if rt.settings.audit_redaction == "none" else None,
+        detail_fingerprint=_fingerprint(rt, sql),
+        detail_raw=sql[0] if sql is not None and rt.settings.audit_redaction == "none" else None,
         reason=reason,
         metadata_json=canonical_json(metadata or {}),
         created_at=stamp(now),
@@ -158,7 +160,7 @@ def _resource(request: RequestRow | None, execution_id: str | None) -> tuple[str
     return ("request", request.id) if request is not None else (None, None)
 
 
-def _fingerprint(rt: Runtime, raw: str | None, request: RequestRow | None) -> str | None:
-    if raw is None or request is None or rt.settings.audit_redaction == "full":
+def _fingerprint(rt: Runtime, sql: tuple[str, Dialect] | None) -> str | None:
+    if sql is None or rt.settings.audit_redaction == "full":
         return None
-    return redact(raw, Dialect(request.dialect))[:FINGERPRINT_MAX]
+    return redact(*sql)[:FINGERPRINT_MAX]

@@ -212,7 +212,8 @@ def _insert(rt: Runtime, tx: Tx, who: Principal, draft: _Draft, flow: Workflow |
     )
     requests.insert_request(tx, row)
     requests.set_selectors(tx, row.id, [str(selector) for selector in waiting])
-    record(rt, tx, _CREATED[status], actor=who, request=row, reason=row.reason, with_detail=True)
+    record(rt, tx, _CREATED[status], actor=who, request=row, reason=row.reason, sql=(row.detail, draft.dialect))
+    tx.after_commit(lambda: _count(rt, row, status))
     if status is not Status.PENDING:
         row = dispatch(rt, tx, row, actor=who)
     return _created_view(row, [str(selector) for selector in waiting], replayed=False)
@@ -258,6 +259,12 @@ def _trace(plan: Classification, flow: Workflow | None, decision: Decision) -> V
             "auto_approve_threshold": flow.auto_approve.risk if flow is not None and flow.auto_approve else None,
         },
     }
+
+
+def _count(rt: Runtime, row: RequestRow, status: Status) -> None:
+    rt.metrics.requests.labels(status, row.environment, row.database).inc()
+    if status is Status.BREAK_GLASS:
+        rt.metrics.break_glass.inc()
 
 
 def _created_view(row: RequestRow, waiting: list[str], *, replayed: bool) -> View:
