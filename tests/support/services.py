@@ -14,6 +14,7 @@ import os
 import pwd
 import secrets
 import shutil
+import signal
 import socket
 import subprocess
 import sys
@@ -154,6 +155,13 @@ def fresh_postgres() -> Iterator[str]:
         connection.execute(f"DROP DATABASE IF EXISTS {name} WITH (FORCE)")
 
 
+@contextmanager
+def own_postgres() -> Iterator[str]:
+    """Admin URL of a server that nobody else uses, for tests that look at all of it. It has to be installed here."""
+    with _own_server("postgres", _start_postgres) as url:
+        yield url
+
+
 # --- MariaDB ---------------------------------------------------------------------------------------------------------
 
 
@@ -229,6 +237,13 @@ def fresh_mariadb() -> Iterator[str]:
     _mariadb(admin, f"DROP DATABASE IF EXISTS {name}")
 
 
+@contextmanager
+def own_mariadb() -> Iterator[str]:
+    """As `own_postgres`."""
+    with _own_server("mariadb", _start_mariadb) as url:
+        yield url
+
+
 def _mariadb(url: str, statement: str) -> None:
     import pymysql
 
@@ -280,6 +295,22 @@ def _shared(name: str, start: Callable[[Path], str]) -> str:
                 failed.write_text(str(e))
                 raise
         return url.read_text()
+
+
+@contextmanager
+def _own_server(name: str, start: Callable[[Path], str]) -> Iterator[str]:
+    home = run_dir() / f"{name}-{secrets.token_hex(6)}"
+    home.mkdir()
+    url = start(home)
+    server = _started[-1]
+    try:
+        yield url
+    finally:
+        with contextlib.suppress(ProcessLookupError, PermissionError):
+            os.killpg(server.pid, signal.SIGKILL)
+        server.wait(30)
+        guard.forget(run_dir(), server.pid)
+        shutil.rmtree(home, ignore_errors=True)
 
 
 def _serve(
