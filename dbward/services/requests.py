@@ -132,7 +132,7 @@ def _draft(rt: Runtime, who: Principal, body: NewRequest) -> _Draft:
     return _Draft(
         target=target,
         dialect=dialect,
-        plan=classify(body.detail, dialect),
+        plan=classify(body.detail, dialect, vouched=rt.settings.policy.vouched.get(target, ())),
         body=body,
         reason=reason,
         share_with=tuple(parse_selector(text) for text in body.share_with),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Literal, Protocol, TypeVar
@@ -29,6 +30,7 @@ from dbward.settings.load import Table
 
 T = TypeVar("T")
 
+_FUNCTION = re.compile(r"[a-z_][a-z0-9_$]*(\.[a-z_][a-z0-9_$]*)?")
 _DIALECTS = {"postgres": Dialect.POSTGRESQL, "mariadb": Dialect.MYSQL} | {str(d): d for d in Dialect}
 
 
@@ -41,9 +43,10 @@ class _Scoped(Protocol):
 
 def read_policy(root: Table, warnings: list[str]) -> tuple[PolicySet, dict[Target, Dialect]]:
     """Databases, workflows and policies. `server_access` adds roles and groups, and checks the names used here."""
-    targets, dialects = _read_databases(root)
+    targets, dialects, vouched = _read_databases(root)
     policy = PolicySet(
         targets=targets,
+        vouched=vouched,
         workflows=_read_workflows(root, warnings),
         execution_policies=_each_scope_once(root, "execution_policies", _read_execution_policy),
         result_policies=_each_scope_once(root, "result_policies", _read_result_policy),
@@ -82,9 +85,13 @@ def accept(table: Table, key: str, parse: Callable[[], T]) -> T | None:
         return None
 
 
-def _read_databases(root: Table) -> tuple[tuple[Target, ...], dict[Target, Dialect]]:
+def _read_databases(
+    root: Table,
+) -> tuple[tuple[Target, ...], dict[Target, Dialect], dict[Target, frozenset[str]]]:
+    """The targets, and for some of them the dialect and the functions that are vouched for."""
     targets: dict[Target, None] = {}
     dialects: dict[Target, Dialect] = {}
+    vouched: dict[Target, frozenset[str]] = {}
     seen: set[str] = set()
     for table in root.tables("databases"):
         name = table_name(table, "name", table.required("name"), wildcard=False, what="database")
@@ -92,6 +99,7 @@ def _read_databases(root: Table) -> tuple[tuple[Target, ...], dict[Target, Diale
             table.wrong("name", f"database {name!a} is listed twice; give it all its environments in one entry")
         seen.add(name)
         dialect = _DIALECTS.get(table.choice("dialect", "", _DIALECTS))
+        functions = _read_vouched(table)
         for environment in table.texts("environments"):
             target = Target(name, table_name(table, "environments", environment, wildcard=False, what="environment"))
             if target in targets:
@@ -99,7 +107,20 @@ def _read_databases(root: Table) -> tuple[tuple[Target, ...], dict[Target, Diale
             targets[target] = None
             if dialect is not None:
                 dialects[target] = dialect
-    return tuple(targets), dialects
+            if functions:
+                vouched[target] = functions
+    return tuple(targets), dialects, vouched
+
+
+def _read_vouched(table: Table) -> frozenset[str]:
+    """Names of functions as the database folds them, with their schema or without."""
+    names = table.texts("vouched_functions")
+    for name in names:
+        if not _FUNCTION.fullmatch(name):
+            table.wrong(
+                "vouched_functions", f"{name!a} is no function's name: write it in lower case, as name or schema.name"
+            )
+    return frozenset(names)
 
 
 def _read_workflows(root: Table, warnings: list[str]) -> tuple[Workflow, ...]:

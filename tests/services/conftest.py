@@ -91,6 +91,12 @@ environments = {json.dumps(ENVIRONMENTS)}
 name = "unknown"
 environments = ["auto"]
 
+[[databases]]
+name = "vouched"
+dialect = "postgresql"
+environments = ["auto"]
+vouched_functions = ["refund_total"]
+
 [[workflows]]
 environment = "auto"
 [workflows.auto_approve]

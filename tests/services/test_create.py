@@ -300,3 +300,14 @@ def test_several_that_begin_alike_are_ambiguous(world: World) -> None:
             break
         seen[made["id"][0]] = made["id"]
     assert refused(lambda: world.show({"id": made["id"][0]})) == "request.ambiguous"
+
+
+def test_a_vouched_function_leaves_a_read_a_read(world: World) -> None:
+    made = world.create(database="vouched", environment="auto", detail="SELECT refund_total(1)")
+    assert (made["operation"], world.show(made)["decision_trace"]["classification"]["reasons"]) == (
+        "execute_select",
+        [],
+    )
+    made = world.create(environment="auto", detail="SELECT refund_total(1)")
+    assert made["operation"] == "execute_dml"
+    assert world.show(made)["decision_trace"]["classification"]["reasons"] == ["unvouched_function:refund_total"]

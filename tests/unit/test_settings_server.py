@@ -86,6 +86,7 @@ role = "reader"
 name = "app"
 environments = ["development", "production"]
 dialect = "mariadb"
+vouched_functions = ["refund_total", "app.score"]
 [[databases]]
 name = "shop"
 environments = ["production"]
@@ -257,6 +258,8 @@ def test_everything(tmp_path: Path) -> None:
     assert (bob.id, bob.token) == ("bob", None)
     assert s.dialects[Target("app", "production")] is Dialect.MYSQL
     assert Target("shop", "production") not in s.dialects
+    assert s.policy.vouched[Target("app", "production")] == {"refund_total", "app.score"}
+    assert Target("shop", "production") not in s.policy.vouched
 
     first, second = s.policy.workflows
     assert first.operations == (Operation.EXECUTE_SELECT,)
@@ -453,6 +456,11 @@ STEP = '[[workflows.steps]]\napprovers = [{ role = "approver" }]\n'
         ("[mcp]\nsession_ttl_secs = 9", "mcp.session_ttl_secs", "at least 10"),
         ('[[databases]]\nname = "x"\n[[databases]]\nname = "x"', "databases[1].name", "twice"),
         ('[[databases]]\nname = "x"\ndialect = "oracle"', "databases[0].dialect", "not one of"),
+        (
+            '[[databases]]\nname = "x"\nvouched_functions = ["F()"]',
+            "databases[0].vouched_functions",
+            "no function's name",
+        ),
         ('trusted_proxies = ["nowhere"]', "trusted_proxies", "nowhere"),
         ('trusted_proxies = ["10.0.0.1/8"]', "trusted_proxies", "host bits"),
     ],
