@@ -223,6 +223,18 @@ def test_statements_lose_their_comments_and_nothing_else() -> None:
         assert split(f"  {first}\n", dialect) == bare[:1]
 
 
+@pytest.mark.parametrize(
+    "read",
+    [
+        "WITH c AS (SELECT 1) SELECT * FROM c",  # its first word is a node, whose place is 0 without the comment
+        "SELECT * FROM t WHERE a IN (1, 2) AND b = ANY (ARRAY[1, 2])",  # lists say where they begin and end
+    ],
+)
+def test_where_a_statement_stands_is_no_part_of_what_it_says(read: str) -> None:
+    assert verdict(f"-- why\n{read}", PG) == "select"
+    assert len(classify(f"DELETE FROM t WHERE a IN (1, 2); {read}", PG).statements) == 2
+
+
 def test_a_hint_is_a_comment_and_runs_as_none() -> None:
     for dialect in Dialect:
         assert split("SELECT /*+ Set(x off) */ 1", dialect) == ("SELECT  1",)

@@ -18,7 +18,11 @@ from dbward.errors import Invalid
 
 PgNode = dict[str, Any]
 
-_LOCATIONS: Final = frozenset({"location", "stmtLocation", "stmtLen", "rexprListStart", "rexprListEnd"})
+LOCATIONS: Final = frozenset(
+    {"location", "name_location", "stmt_location", "stmt_len", "list_start", "list_end"}
+    | {"rexpr_list_start", "rexpr_list_end"}
+)
+"""Fields that say where something stands in the text, not what it is."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,7 +73,7 @@ def _node(message: Any, in_characters: Callable[[int], int]) -> Any:
             fields[field.message_type.name if is_wrapper else name] = inner
         elif kind == "enum":
             fields[name] = [enum_names[item] for item in value] if repeated else enum_names[value]
-        elif name in _LOCATIONS:
+        elif name in LOCATIONS:
             fields[name] = in_characters(value) if value > 0 else value
         else:
             fields[name] = list(value) if repeated else value

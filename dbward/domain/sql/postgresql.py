@@ -12,7 +12,7 @@ from typing import Any
 
 from dbward.domain.model import Dialect
 from dbward.domain.sql.cut import Piece, cut
-from dbward.domain.sql.pgtree import PgNode, PgStatement, parse_postgresql
+from dbward.domain.sql.pgtree import LOCATIONS, PgNode, PgStatement, parse_postgresql
 from dbward.domain.sql.postgresql_names import FUNCTIONS, OPERATORS, TYPES
 from dbward.domain.sql.postgresql_tables import (
     ALTERATIONS,
@@ -34,7 +34,6 @@ from dbward.domain.sql.statements import Kind, Statement
 from dbward.errors import Invalid
 
 _NAME_MAX = 63
-_LOCATIONS = frozenset({"location", "stmtLocation", "stmtLen", "rexprListStart", "rexprListEnd"})
 _DURATION = re.compile(r"([0-9]{1,9})\s*(ms|s|)")
 _UTF8 = frozenset({"utf8", "utf-8", "unicode"})
 
@@ -282,8 +281,10 @@ def _shape(value: Any) -> Any:
     while stack:
         item = stack.pop()
         if isinstance(item, dict):
-            flat.append(tuple(item))
-            stack.extend(inner for name, inner in item.items() if name not in _LOCATIONS)
+            # One at 0 is left out, so the names of the fields are compared without those, too.
+            rest = {name: inner for name, inner in item.items() if name not in LOCATIONS}
+            flat.append(tuple(rest))
+            stack.extend(rest.values())
         elif isinstance(item, list):
             flat.append(len(item))
             stack.extend(item)
