@@ -34,12 +34,12 @@ OUT_OF_SIGHT = {
 
 @pytest.mark.parametrize("bare", [False, True], ids=["read path", "bare"])
 def test_on_postgresql(postgres: str, bare: bool) -> None:
-    judge(lambda: worlds.postgresql(postgres, bare=bare), candidates(Dialect.POSTGRESQL, bare=bare), at_least=110)
+    judge(lambda: worlds.postgresql(postgres, bare=bare), candidates(Dialect.POSTGRESQL, bare=bare), at_least=115)
 
 
 @pytest.mark.parametrize("bare", [False, True], ids=["read path", "bare"])
 def test_on_mariadb(mariadb: str, bare: bool) -> None:
-    judge(lambda: worlds.mysql(mariadb, bare=bare), candidates(Dialect.MYSQL, bare=bare), at_least=50)
+    judge(lambda: worlds.mysql(mariadb, bare=bare), candidates(Dialect.MYSQL, bare=bare), at_least=62)
 
 
 @pytest.mark.parametrize("bare", [False, True], ids=["read path", "bare"])
@@ -51,7 +51,7 @@ def test_on_sqlite(tmp_path: Path, bare: bool) -> None:
         directory.mkdir()
         return worlds.sqlite(directory, bare=bare)
 
-    judge(make, candidates(Dialect.SQLITE, bare=bare), at_least=50)
+    judge(make, candidates(Dialect.SQLITE, bare=bare), at_least=54)
 
 
 def candidates(dialect: Dialect, *, bare: bool) -> list[Read]:

@@ -12,6 +12,7 @@ from functools import partial
 from typing import Any
 
 from dbward.domain.model import Dialect
+from dbward.domain.sql import sqlite_names
 from dbward.domain.sql.cut import Piece, cut
 from dbward.domain.sql.lex import Kind as Lexed
 from dbward.domain.sql.lex import words
@@ -53,19 +54,8 @@ _UTF8 = frozenset({"'utf8mb4'", "UTF8MB4"})
 
 _EXPLAIN_WORDS = words("EXTENDED PARTITIONS FORMAT = JSON TRADITIONAL TREE")
 
-_PRAGMAS = words(
-    """
-    APPLICATION_ID COLLATION_LIST COMPILE_OPTIONS DATA_VERSION DATABASE_LIST ENCODING FOREIGN_KEYS FREELIST_COUNT
-    FUNCTION_LIST JOURNAL_MODE MODULE_LIST PAGE_COUNT PAGE_SIZE PRAGMA_LIST SCHEMA_VERSION TABLE_LIST USER_VERSION
-    FOREIGN_KEY_CHECK
-    """
-)
-"""Read without an argument; with one, most of them write."""
-
-_PRAGMAS_ABOUT = words(
-    "FOREIGN_KEY_CHECK FOREIGN_KEY_LIST INDEX_INFO INDEX_LIST INDEX_XINFO TABLE_INFO TABLE_LIST TABLE_XINFO"
-)
-"""Their argument, in parentheses, names what to read about."""
+_PRAGMAS = frozenset(name.upper() for name in sqlite_names.PRAGMAS)
+_PRAGMAS_ABOUT = frozenset(name.upper() for name in sqlite_names.PRAGMAS_ABOUT)
 
 
 @dataclass(frozen=True, slots=True)
