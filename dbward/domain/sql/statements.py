@@ -99,6 +99,7 @@ class Deed(StrEnum):
     ADD_FOREIGN_KEY = "add_foreign_key"
     ADD_CHECK = "add_check"
     ADD_UNIQUE = "add_unique"
+    VALIDATE_CONSTRAINT = "validate_constraint"
     DROP_TABLE = "drop_table"
     DROP_VIEW = "drop_view"
     DROP_INDEX = "drop_index"
@@ -115,6 +116,7 @@ class Flag(StrEnum):
     ORDER_BY = "order_by"
     CONCURRENTLY = "concurrently"
     OR_REPLACE = "or_replace"
+    IF_NOT_EXISTS = "if_not_exists"
     AS_SELECT = "as_select"
     MATERIALIZED = "materialized"
     TEMPORARY = "temporary"
@@ -128,13 +130,18 @@ class Flag(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Act:
-    """`table` is what it is done to. `at`: offset in characters in the statement's text, from 0."""
+    """`table` is what it is done to. `at`: offset in characters in the statement's text, from 0.
+
+    `column` of an `ADD_CHECK` is given when all that the check says is that this column is not null. `constraint` is
+    the name of the constraint that is added or validated.
+    """
 
     deed: Deed
     table: Name | None
     at: int = 0
     column: str | None = None
     flags: frozenset[Flag] = frozenset()
+    constraint: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,0 +1,351 @@
+"""Facts from PostgreSQL's own grammar: queries and writes here, DDL from the tables of `facts_postgresql_ddl`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, Final
+
+from dbward.domain.sql.conditions_postgresql import COMPARES, comparisons, condition, link, links, operator, start
+from dbward.domain.sql.facts_postgresql_ddl import (
+    ACTS,
+    TABLES,
+    created_from_query,
+    name_in,
+    name_of,
+    switched_on,
+    with_places,
+)
+from dbward.domain.sql.gather import AGGREGATES, Gathered, Link, Side, restricts, unjoined
+from dbward.domain.sql.pgtree import PgNode
+from dbward.domain.sql.statements import Act, Deed, Facts, Flag
+
+Scope = Mapping[str, bool]
+"""The common table expressions that can be named here; True for one that is small, see `_is_small`."""
+
+Block = tuple[list[Side], list[Link]]
+"""The sides of a FROM clause and what its joins connect."""
+
+_NO_TABLES: Final = frozenset(
+    {"LockingClause", "TableLikeClause", "PartitionCmd", "CreateSeqStmt", "AlterSeqStmt", "CompositeTypeStmt"}
+)
+"""Hold names that are aliases, definitions to copy, partitions, sequences or types."""
+
+_KINDS_OF_OBJECT: Final = {
+    "AlterTableStmt": ("objtype",),
+    "AlterObjectSchemaStmt": ("objectType",),
+    "RenameStmt": ("renameType", "relationType"),
+    "ReindexStmt": ("kind",),
+}
+"""Statements whose `relation` is a table only if one of these fields says so."""
+
+
+def read_postgresql(node: PgNode, text: str) -> Facts:
+    """`node` is one statement, `{type: fields}`, and `text` what it was read from. May raise RecursionError."""
+    found = Gathered()
+    _walk(with_places(node, text), {}, found)
+    return found.frozen()
+
+
+def _walk(value: Any, scope: Scope, found: Gathered) -> None:
+    if isinstance(value, list):
+        for item in value:
+            _walk(item, scope, found)
+        return
+    if not isinstance(value, dict):
+        return
+    if "relname" in value:
+        if value["relname"] not in scope or "schemaname" in value:
+            found.tables.add(name_of(value))
+        return
+    for key, inner in value.items():
+        if key in ACTS:
+            found.acts.extend(ACTS[key](inner))
+        if key in _HANDLERS:
+            _HANDLERS[key](inner, scope, found)
+        elif key in _NO_TABLES or not _names_a_table(key, inner):
+            continue
+        else:
+            _walk(inner, scope, found)
+
+
+def _names_a_table(key: str, inner: Any) -> bool:
+    fields = _KINDS_OF_OBJECT.get(key, ())
+    return not fields or any(inner.get(name) in TABLES for name in fields)
+
+
+def _rest(stmt: PgNode, scope: Scope, found: Gathered, *done: str) -> None:
+    for key, inner in stmt.items():
+        if key not in done and key != "withClause":
+            _walk(inner, scope, found)
+
+
+def _with_ctes(stmt: PgNode, scope: Scope, found: Gathered) -> Scope:
+    """What the statement's own CTEs add to the scope; each sees those before it, and with RECURSIVE all of them."""
+    clause = stmt.get("withClause")
+    if clause is None:
+        return scope
+    ctes = [item["CommonTableExpr"] for item in clause.get("ctes", [])]
+    named = {cte["ctename"]: _is_small(cte["ctequery"]) for cte in ctes}
+    inner: dict[str, bool] = {**scope, **(dict.fromkeys(named, False) if clause.get("recursive") else {})}
+    for cte in ctes:
+        _walk(cte["ctequery"], inner, found)
+        inner[cte["ctename"]] = named[cte["ctename"]]
+    return inner
+
+
+def _select(stmt: PgNode, scope: Scope, found: Gathered) -> None:
+    inner = _with_ctes(stmt, scope, found)
+    into = stmt.get("intoClause")
+    if into is not None:
+        found.acts.append(created_from_query(into))
+    _block(stmt.get("fromClause", []), stmt.get("whereClause"), inner, found)
+    for branch in ("larg", "rarg"):
+        if branch in stmt:
+            _select(stmt[branch], inner, found)
+    _rest(stmt, inner, found, "larg", "rarg")
+
+
+def _insert(stmt: PgNode, scope: Scope, found: Gathered) -> None:
+    found.acts.append(_write(Deed.INSERT, stmt))
+    inner = _with_ctes(stmt, scope, found)
+    _assignments(stmt.get("onConflictClause", {}), found)
+    _target(stmt, found)
+    _rest(stmt, inner, found, "relation")
+
+
+def _update(stmt: PgNode, scope: Scope, found: Gathered) -> None:
+    found.acts.append(_write(Deed.UPDATE, stmt))
+    inner = _with_ctes(stmt, scope, found)
+    _assignments(stmt, found)
+    _target(stmt, found)
+    _block([{"RangeVar": stmt["relation"]}, *stmt.get("fromClause", [])], stmt.get("whereClause"), inner, found)
+    _rest(stmt, inner, found, "relation")
+
+
+def _delete(stmt: PgNode, scope: Scope, found: Gathered) -> None:
+    found.acts.append(_write(Deed.DELETE, stmt))
+    inner = _with_ctes(stmt, scope, found)
+    _target(stmt, found)
+    _block([{"RangeVar": stmt["relation"]}, *stmt.get("usingClause", [])], stmt.get("whereClause"), inner, found)
+    _rest(stmt, inner, found, "relation")
+
+
+def _merge(stmt: PgNode, scope: Scope, found: Gathered) -> None:
+    found.acts.append(_write(Deed.MERGE, stmt))
+    inner = _with_ctes(stmt, scope, found)
+    for item in stmt.get("mergeWhenClauses", []):
+        if item["MergeWhenClause"].get("commandType") == "CMD_UPDATE":
+            _assignments(item["MergeWhenClause"], found)
+    _target(stmt, found)
+    _rest(stmt, inner, found, "relation")
+
+
+def _target(stmt: PgNode, found: Gathered) -> None:
+    """What is written to is never a CTE, whatever its name."""
+    found.tables.add(name_of(stmt["relation"]))
+
+
+def _write(deed: Deed, stmt: PgNode) -> Act:
+    flags = set(_limits(stmt))
+    where = stmt.get("whereClause")
+    if where is not None and restricts(condition(where)):
+        flags.add(Flag.WHERE)
+    relation = stmt["relation"]
+    return Act(deed, name_of(relation), relation.get("location", 0), flags=frozenset(flags))
+
+
+def _limits(stmt: PgNode) -> frozenset[Flag]:
+    """LIMIT if a query that feeds the write is limited, ORDER_BY if each of those says which rows come first."""
+    limited = [
+        select
+        for select in _selects(stmt)
+        if "limitCount" in select and not select["limitCount"].get("A_Const", {}).get("isnull")
+    ]
+    if not limited:
+        return frozenset()
+    ordered = all("sortClause" in select for select in limited)
+    return frozenset({Flag.LIMIT, Flag.ORDER_BY} if ordered else {Flag.LIMIT})
+
+
+def _selects(value: Any) -> Iterator[PgNode]:
+    """Every query inside; not those after EXISTS, where it does not matter which row is found."""
+    if isinstance(value, list):
+        for item in value:
+            yield from _selects(item)
+    elif isinstance(value, dict) and value.get("subLinkType") != "EXISTS_SUBLINK":
+        if "limitOption" in value:
+            yield value
+        for inner in value.values():
+            yield from _selects(inner)
+
+
+def _copy(stmt: PgNode, scope: Scope, found: Gathered) -> None:
+    relation = stmt.get("relation")
+    table = name_of(relation) if relation else None
+    found.acts.append(Act(Deed.COPY, table, (relation or {}).get("location", 0)))
+    _rest(stmt, scope, found)
+
+
+def _call(stmt: PgNode, scope: Scope, found: Gathered) -> None:
+    found.acts.append(Act(Deed.CALL, None, stmt.get("funccall", {}).get("location", 0)))
+    _rest(stmt, scope, found)
+
+
+def _explain(stmt: PgNode, scope: Scope, found: Gathered) -> None:
+    """What is only explained is not done; what it would read is still named."""
+    acts, assignments = len(found.acts), len(found.and_in_set)
+    _walk(stmt.get("query", {}), scope, found)
+    if not switched_on(stmt.get("options", []), "analyze"):
+        del found.acts[acts:], found.and_in_set[assignments:]
+
+
+def _drop(stmt: PgNode, _scope: Scope, found: Gathered) -> None:
+    if stmt.get("removeType") in TABLES:
+        found.tables.update(name_in(item) for item in stmt.get("objects", []))
+
+
+def _comment(stmt: PgNode, _scope: Scope, found: Gathered) -> None:
+    """`object` holds a table's name, or a column's behind its table's."""
+    kind = stmt.get("objtype")
+    items = stmt.get("object", {}).get("List", {}).get("items", [])
+    if kind == "OBJECT_COLUMN":
+        items = items[:-1]
+    if kind in TABLES or kind == "OBJECT_COLUMN":
+        found.tables.add(name_in({"List": {"items": items}}))
+
+
+def _list(expr: PgNode, scope: Scope, found: Gathered) -> None:
+    """`x IN (1, 2)`, and `x = ANY (ARRAY[1, 2])`, which is the same."""
+    inner = expr.get("rexpr", {})
+    match expr.get("kind"):
+        case "AEXPR_IN":
+            items = inner.get("List", {}).get("items")
+        case "AEXPR_OP_ANY" | "AEXPR_OP_ALL":
+            items = inner.get("A_ArrayExpr", {}).get("elements")
+        case _:
+            items = None
+    if items is not None:
+        found.in_lists.append((len(items), start(expr)))
+    _rest(expr, scope, found)
+
+
+_HANDLERS: Final[Mapping[str, Callable[[PgNode, Scope, Gathered], None]]] = {
+    "SelectStmt": _select,
+    "InsertStmt": _insert,
+    "UpdateStmt": _update,
+    "DeleteStmt": _delete,
+    "MergeStmt": _merge,
+    "CopyStmt": _copy,
+    "CallStmt": _call,
+    "ExplainStmt": _explain,
+    "DropStmt": _drop,
+    "CommentStmt": _comment,
+    "A_Expr": _list,
+}
+
+
+def _block(items: list[PgNode], where: PgNode | None, scope: Scope, found: Gathered) -> None:
+    """One level of a query: which tables nothing connects, and what columns are compared with."""
+    sides: list[Side] = []
+    connected: list[Link] = []
+    quals: list[PgNode] = [] if where is None else [where]
+    for item in items:
+        more, inside = _sides(item, scope, quals)
+        sides += more
+        connected += inside
+    connected += (part for qual in quals for part in links(qual))
+    found.cartesian.extend(unjoined(sides, connected))
+    found.comparisons.extend(compared for qual in quals for compared in comparisons(qual, sides))
+
+
+def _sides(item: PgNode, scope: Scope, quals: list[PgNode]) -> Block:
+    """The conditions of joins are added to `quals`."""
+    type_, fields = next(iter(item.items()))
+    match type_:
+        case "JoinExpr":
+            return _join(fields, scope, quals)
+        case "RangeVar":
+            return [_relation(fields, scope)], []
+        case "RangeTableSample":
+            return _sides(fields["relation"], scope, quals)
+        case "RangeSubselect":
+            lateral = bool(fields.get("lateral"))  # names the sides that it is joined with
+            side = Side(_alias(fields), start(fields), not lateral and not _is_small(fields["subquery"]))
+            return [side], ([link(fields["subquery"], side.names)] if lateral else [])
+        case _:  # functions, XMLTABLE and JSON_TABLE: rows made from their arguments
+            side = Side(_alias(fields), start(fields), multiplies=False)
+            return [side], [link(fields, side.names)]
+
+
+def _join(join: PgNode, scope: Scope, quals: list[PgNode]) -> Block:
+    left, left_links = _sides(join["larg"], scope, quals)
+    right, right_links = _sides(join["rarg"], scope, quals)
+    sides, connected = [*left, *right], [*left_links, *right_links]
+    named = frozenset[str]().union(*(side.names for side in sides))
+    if join.get("isNatural") or "usingClause" in join:
+        connected.append(Link(named))
+    if "quals" in join:
+        quals.append(join["quals"])
+    if "alias" in join:  # each column of the join can be named with it
+        connected.append(Link(named | _alias(join)))
+    return sides, connected
+
+
+def _relation(relation: PgNode, scope: Scope) -> Side:
+    name = relation["relname"]
+    is_cte = name in scope and "schemaname" not in relation
+    names = _alias(relation) if "alias" in relation else frozenset({name})
+    at = relation.get("location", 0)
+    return Side(names, at, not (is_cte and scope[name]), None if is_cte else name_of(relation))
+
+
+def _alias(fields: PgNode) -> frozenset[str]:
+    """What has no alias cannot be named; its place keeps it apart from others."""
+    return frozenset({fields.get("alias", {}).get("aliasname", f"\0{start(fields)}")})
+
+
+def _is_small(query: PgNode) -> bool:
+    """A single row, or rows that are written out: what is joined without a condition on purpose."""
+    select = query.get("SelectStmt")
+    if select is None or select.get("op", "SETOP_NONE") != "SETOP_NONE":
+        return False
+    limit = select.get("limitCount", {}).get("A_Const", {}).get("ival", {})
+    if "fromClause" not in select or limit == {"ival": 1}:
+        return True
+    return "groupClause" not in select and any(map(_aggregates, select.get("targetList", [])))
+
+
+def _aggregates(value: Any) -> bool:
+    if isinstance(value, list):
+        return any(map(_aggregates, value))
+    if not isinstance(value, dict) or "SubLink" in value:
+        return False
+    call = value.get("FuncCall", {})
+    if call and "over" not in call and call["funcname"][-1].get("String", {}).get("sval") in AGGREGATES:
+        return True
+    return any(map(_aggregates, value.values()))
+
+
+def _assignments(stmt: PgNode, found: Gathered) -> None:
+    """`SET a = 1 AND b = 2`: a bare value, AND, and what looks like the next assignment."""
+    for item in stmt.get("targetList", []):
+        target = item.get("ResTarget", {})
+        either = target.get("val", {}).get("BoolExpr", {})
+        first, *others = either.get("args") or [{}]
+        if either.get("boolop") == "AND_EXPR" and not _is_condition(first) and any(map(_is_assignment, others)):
+            found.and_in_set.append(target.get("location", 0))
+
+
+def _is_condition(node: PgNode) -> bool:
+    """Whether it may be true or false: a comparison, or a column, which may hold either; `a + 1` is no condition."""
+    if {"BoolExpr", "NullTest", "BooleanTest", "SubLink", "ColumnRef"} & node.keys():
+        return True
+    expr = node.get("A_Expr")
+    if expr is None:
+        return "boolval" in node.get("A_Const", {})
+    return expr.get("kind") != "AEXPR_OP" or operator(expr) in COMPARES
+
+
+def _is_assignment(node: PgNode) -> bool:
+    expr = node.get("A_Expr", {})
+    return operator(expr) == "=" and "ColumnRef" in expr.get("lexpr", {})
