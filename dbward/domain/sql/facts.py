@@ -2,18 +2,81 @@
 
 from __future__ import annotations
 
-from dbward.domain.model import Dialect
-from dbward.domain.sql.facts_postgresql import read_postgresql
-from dbward.domain.sql.statements import Facts, Kind, Statement
+from dataclasses import replace
+from typing import Final
 
-_UNKNOWN = Facts(known=False)
+from sqlglot import exp
+
+from dbward.domain.model import Dialect
+from dbward.domain.sql.facts_mysql_sqlite import read_tree
+from dbward.domain.sql.facts_mysql_sqlite_ddl import read_ddl
+from dbward.domain.sql.facts_postgresql import read_postgresql
+from dbward.domain.sql.lex import tokenize, words
+from dbward.domain.sql.parse import parse_statement
+from dbward.domain.sql.statements import Act, Deed, Facts, Flag, Kind, Statement
+from dbward.errors import Invalid
+
+_DDL: Final = words("CREATE ALTER DROP TRUNCATE RENAME")
+_MAINTENANCE: Final = words("ANALYZE VACUUM REINDEX OPTIMIZE CHECK CHECKSUM REPAIR")
+_RUN: Final = words("( SELECT WITH VALUES INSERT UPDATE DELETE REPLACE")
+"""Where the statement begins that EXPLAIN or ANALYZE is about."""
 
 
 def facts(statement: Statement, dialect: Dialect) -> Facts:
-    """Never raises. What cannot be seen into has `known` False, unless it is a read that has nothing to see."""
-    if dialect is Dialect.POSTGRESQL:
-        try:
+    """Never raises. `known` is False for what cannot be seen into, unless it is a read, which does nothing."""
+    try:
+        if dialect is Dialect.POSTGRESQL:
             return read_postgresql(statement.tree, statement.text)
-        except RecursionError:
-            return _UNKNOWN
-    return Facts(known=statement.kind is Kind.SELECT)
+        return _read(statement, dialect)
+    except (RecursionError, Invalid):
+        return Facts(known=False)
+
+
+def _read(statement: Statement, dialect: Dialect) -> Facts:
+    """MySQL and SQLite. Raises `Invalid` when the parser does not understand what it is asked for."""
+    match statement.verb:
+        case verb if verb in _DDL:
+            return _of_ddl(statement, dialect)
+        case "EXPLAIN" | "ANALYZE" if (run := _run(statement.text, dialect)) is not None:
+            return run
+        case verb if verb in _MAINTENANCE:
+            return read_ddl(statement.text, dialect).frozen()
+        case "CALL":
+            return Facts(acts=(Act(Deed.CALL, None),))
+        case "REPLACE":
+            return _parsed(statement.text, 0, dialect)
+        case _ if statement.tree is None:
+            return Facts(known=statement.kind is Kind.SELECT)
+        case _:
+            return read_tree(statement.tree).frozen()
+
+
+def _of_ddl(statement: Statement, dialect: Dialect) -> Facts:
+    """The tokens say what is done, the tree what the query of a view or of a new table reads."""
+    found = read_ddl(statement.text, dialect)
+    if any(Flag.AS_SELECT in act.flags for act in found.acts) or statement.tree.find(exp.Query) is not None:
+        read = read_tree(statement.tree)
+        read.acts = found.acts
+        read.tables |= found.tables
+        return read.frozen()
+    return found.frozen()
+
+
+def _run(text: str, dialect: Dialect) -> Facts | None:
+    """What EXPLAIN or MariaDB's ANALYZE is about; without ANALYZE it is not done. None when that is no statement."""
+    analyzed = False
+    for token in tokenize(text, dialect):
+        analyzed |= token.text == "ANALYZE"
+        if token.text in _RUN:
+            found = _parsed(text, token.start, dialect)
+            return found if analyzed else replace(found, acts=(), and_in_set=())
+    return None
+
+
+def _parsed(text: str, begin: int, dialect: Dialect) -> Facts:
+    """The statement at `begin`, with its places in `text`."""
+    inner = text[begin:]
+    if inner[: len("REPLACE")].upper() == "REPLACE":
+        # It is an INSERT that deletes what is in its way, and only as that does the parser know it.
+        inner = "INSERT " + inner[len("REPLACE") :]
+    return read_tree(parse_statement(" " * begin + inner, dialect)).frozen()

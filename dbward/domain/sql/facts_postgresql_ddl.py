@@ -5,12 +5,12 @@ A command of ALTER TABLE that has no deed of its own is an `ALTER_TABLE`, so not
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Final
 
 from dbward.domain.model import Dialect
-from dbward.domain.sql.lex import tokenize
+from dbward.domain.sql.lex import Token, tokenize, words
 from dbward.domain.sql.pgtree import PgNode
 from dbward.domain.sql.statements import Act, Deed, Flag, Name
 
@@ -44,6 +44,9 @@ _CONSTRAINTS: Final = {
 }
 
 _RENAMES: Final = {"OBJECT_COLUMN": Deed.RENAME_COLUMN} | dict.fromkeys(TABLES, Deed.RENAME_TABLE)
+
+_BEFORE_NAMES: Final = words("FOREIGN MATERIALIZED TABLE VIEW INDEX SEQUENCE CONCURRENTLY IF EXISTS")
+"""What may stand between DROP and the first name."""
 
 _SERIAL: Final = frozenset({"serial", "bigserial", "smallserial", "serial2", "serial4", "serial8"})
 
@@ -133,7 +136,7 @@ def _drop(stmt: PgNode) -> Iterator[Act]:
     if stmt.get("removeType") == "OBJECT_MATVIEW":
         flags |= {Flag.MATERIALIZED}
     for item in stmt.get("objects", []):
-        yield Act(deed, name_in(item), flags=flags)
+        yield Act(deed, name_in(item), item.get("List", {}).get("location", 0), flags=flags)
 
 
 def _cascade(stmt: PgNode) -> frozenset[Flag]:
@@ -166,30 +169,46 @@ def _set_schema(stmt: PgNode) -> Iterator[Act]:
 
 
 def with_places(node: PgNode, text: str) -> PgNode:
-    """The grammar does not say where a command of ALTER TABLE stands; the commas between them do."""
-    stmt = node.get("AlterTableStmt")
-    if stmt is None:
+    """The tree with a `location` in each command of ALTER TABLE and each name after DROP.
+
+    The grammar does not say where they stand; the commas between them do.
+    """
+    type_, stmt = next(iter(node.items()))
+    field, inner = {"AlterTableStmt": ("cmds", "AlterTableCmd"), "DropStmt": ("objects", "List")}.get(type_, ("", ""))
+    items = stmt.get(field, [])
+    if not items:
         return node
-    places = _between_commas(text, stmt["relation"].get("location", 0))
-    commands = stmt.get("cmds", [])
-    if len(places) != len(commands):
+    tokens = tokenize(text, Dialect.POSTGRESQL)
+    first = _behind_name(tokens, stmt) if type_ == "AlterTableStmt" else _behind_kind(tokens)
+    places = _between_commas(tokens[first:])
+    if len(places) != len(items):
         return node
-    placed = [
-        {"AlterTableCmd": {**command["AlterTableCmd"], "location": place}}
-        for command, place in zip(commands, places, strict=True)
-    ]
-    return {"AlterTableStmt": {**stmt, "cmds": placed}}
+    placed = [{inner: {**item[inner], "location": place}} for item, place in zip(items, places, strict=True)]
+    return {type_: {**stmt, field: placed}}
 
 
-def _between_commas(text: str, table: int) -> list[int]:
-    """Where each part begins of the list behind the table's name, which stands at `table`."""
-    tokens = [token for token in tokenize(text, Dialect.POSTGRESQL) if token.start >= table]
-    first = 1
-    while first < len(tokens) and tokens[first].text in {".", "*"}:
-        first += 2 if tokens[first].text == "." else 1
+def _behind_name(tokens: Sequence[Token], stmt: PgNode) -> int:
+    """Behind the name of the table that is altered, and the `*` for its children."""
+    table = stmt["relation"].get("location", 0)
+    at = next((index for index, token in enumerate(tokens) if token.start >= table), 0) + 1
+    while at < len(tokens) and tokens[at].text in {".", "*"}:
+        at += 2 if tokens[at].text == "." else 1
+    return at
+
+
+def _behind_kind(tokens: Sequence[Token]) -> int:
+    """Behind DROP TABLE IF EXISTS and the like."""
+    at = 1
+    while at < len(tokens) - 1 and tokens[at].text in _BEFORE_NAMES:
+        at += 1
+    return at
+
+
+def _between_commas(tokens: Sequence[Token]) -> list[int]:
+    """Where each part of a list begins."""
     places: list[int] = []
     depth, begins = 0, True
-    for token in tokens[first:]:
+    for token in tokens:
         if begins:
             places.append(token.start)
         depth += (token.text in {"(", "["}) - (token.text in {")", "]"})

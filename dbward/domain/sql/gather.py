@@ -110,14 +110,21 @@ def unjoined(sides: Sequence[Side], links: Sequence[Link]) -> tuple[int, ...]:
     """
     if sum(side.multiplies for side in sides) < 2:
         return ()
-    groups: list[frozenset[str]] = []
+    group_of: dict[str, str] = {}
+
+    def group(name: str) -> str:
+        while (above := group_of.setdefault(name, name)) != name:
+            group_of[name] = name = group_of[above]
+        return name
+
     for names in (*(side.names for side in sides), *(link.names for link in links)):
-        touching = [group for group in groups if group & names]
-        groups = [group for group in groups if not group & names] + [names.union(*touching)]
-    first: dict[frozenset[str], int] = {}
+        one = min(names, default="")
+        for name in names:
+            group_of[group(name)] = group(one)
+    first: dict[str, int] = {}
     for side in sides:
         if side.multiplies:
-            first.setdefault(next((group for group in groups if group & side.names), side.names), side.at)
+            first.setdefault(group(min(side.names, default="")), side.at)
     apart = tuple(first.values())[1:]
     own = frozenset[str]().union(*(side.names for side in sides))
     vague = sum(1 for link in links if link.unqualified and len(link.names & own) + link.unqualified > 1)
