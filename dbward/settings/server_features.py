@@ -9,30 +9,12 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import timedelta
-from typing import Final
 from urllib.parse import urlsplit
 
+from dbward.domain.review_rules import DEFAULT_ACTIONS, SQUAWK
 from dbward.settings.load import Table
 from dbward.settings.secret import Secret
 from dbward.settings.server_policy import read_scope
-
-REVIEW_RULES: Final[Mapping[str, str]] = {
-    "no_where_delete": "block",
-    "no_where_update": "block",
-    "drop_table": "block",
-    "drop_column": "warn",
-    "drop_index": "warn",
-    "drop_view": "warn",
-    "drop_sequence": "warn",
-    "create_sequence": "off",
-    "not_null_without_default": "warn",
-    "create_index_not_concurrently": "warn",
-    "alter_column_type": "warn",
-    "truncate": "block",
-    "mixed_ddl_dml": "warn",
-    "large_in_list": "warn",
-}
-"""The rules of the SQL review, and what each does when nothing is configured."""
 
 _LATER = ("webhooks", "notification_policies", "sql_review", "slack", "mcp", "preflight")
 _WEBHOOK_ID = re.compile(r"[a-z0-9]([a-z0-9-]*[a-z0-9])?")
@@ -57,7 +39,7 @@ class NotificationPolicy:
 
 @dataclass(frozen=True, slots=True)
 class SqlReview:
-    """The rules of one scope that differ from `REVIEW_RULES`."""
+    """The rules of one scope that differ from the built-in ones."""
 
     database: str
     environment: str
@@ -179,10 +161,14 @@ def _read_reviews(root: Table) -> tuple[SqlReview, ...]:
             table.wrong("database" if scope[0] == "any" else "environment", "`any` is reserved; write `*`")
         if scope in found:
             table.wrong("", f"is a second entry for {'/'.join(scope)}")
-        rules = {key: table.choice(key, usual, ("block", "warn", "off")) for key, usual in REVIEW_RULES.items()}
+        rules = {key: table.choice(key, usual, _actions(key)) for key, usual in DEFAULT_ACTIONS.items()}
         changed = {key: action for key, action in rules.items() if table.has(key)}
         found[scope] = SqlReview(*scope, rules=changed)
     return tuple(found.values())
+
+
+def _actions(rule: str) -> tuple[str, ...]:
+    return ("warn", "off") if rule == SQUAWK else ("block", "warn", "off")
 
 
 def _read_slack(table: Table) -> Slack | None:
