@@ -10,7 +10,8 @@ from typing import Any, TypeVar
 
 from sqlalchemy import RowMapping
 
-from dbward.domain.model import ExecutionStatus, Operation, Status, Target
+from dbward.domain.model import Dialect, ExecutionStatus, Operation, Status, Target
+from dbward.domain.schema import SchemaStatus, TableKind
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,11 +130,64 @@ class UserRow:
     updated_at: datetime
 
 
-Row = TypeVar("Row", RequestRow, ExecutionRow, ResultRow, AgentRow, TokenRow, UserRow)
+@dataclass(frozen=True, slots=True)
+class UploadRow:
+    id: str
+    database: str
+    environment: str
+    token_id: str
+    session: str
+    dialect: Dialect
+    begun_at: datetime
+    last_at: datetime
+
+    @property
+    def target(self) -> Target:
+        return Target(self.database, self.environment)
+
+
+@dataclass(frozen=True, slots=True)
+class SnapshotRow:
+    database: str
+    environment: str
+    upload_id: str | None
+    status: SchemaStatus
+    dialect: Dialect
+    content_hash: str | None
+    table_count: int
+    unread: list[str]
+    error: str | None
+    collected_at: datetime | None
+    tried_at: datetime
+
+    @property
+    def target(self) -> Target:
+        return Target(self.database, self.environment)
+
+
+@dataclass(frozen=True, slots=True)
+class TableRow:
+    """`content`: `columns`, `constraints` and `indexes` as the API shows them; `digest` is of it and the kind."""
+
+    schema_name: str
+    name: str
+    kind: TableKind
+    estimated_rows: int | None
+    column_count: int
+    constraint_count: int
+    index_count: int
+    content: dict[str, Any]
+    digest: str
+
+
+Row = TypeVar("Row", RequestRow, ExecutionRow, ResultRow, AgentRow, TokenRow, UserRow, UploadRow, SnapshotRow, TableRow)
 
 _ENUMS: dict[type, dict[str, type[StrEnum]]] = {
     RequestRow: {"status": Status, "operation": Operation},
     ExecutionRow: {"status": ExecutionStatus},
+    UploadRow: {"dialect": Dialect},
+    SnapshotRow: {"status": SchemaStatus, "dialect": Dialect},
+    TableRow: {"kind": TableKind},
 }
 
 

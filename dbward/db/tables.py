@@ -17,6 +17,7 @@ from sqlalchemy import (
     DateTime,
     Dialect,
     ForeignKey,
+    ForeignKeyConstraint,
     Index,
     Integer,
     MetaData,
@@ -238,6 +239,70 @@ dialects = Table(  # what the agents said each target is; until then the configu
     Column("environment", String(63), primary_key=True),
     Column("dialect", String(16), nullable=False),
     Column("updated_at", Utc, nullable=False),
+)
+
+schema_uploads = Table(  # a snapshot of a target database, on its way from an agent or complete
+    "schema_uploads",
+    metadata,
+    Column("id", _Id, primary_key=True),
+    Column("database", String(63), nullable=False),
+    Column("environment", String(63), nullable=False),
+    Column("token_id", _Id, nullable=False),
+    Column("session", String(64), nullable=False),  # the agent process
+    Column("dialect", String(16), nullable=False),
+    Column("begun_at", Utc, nullable=False),
+    Column("last_at", Utc, nullable=False, index=True),
+    Index("ix_schema_uploads_target", "database", "environment"),
+)
+
+schema_snapshots = Table(  # the latest word on each target: which upload is the complete one, and how the last try went
+    "schema_snapshots",
+    metadata,
+    Column("database", String(63), primary_key=True),
+    Column("environment", String(63), primary_key=True),
+    Column("upload_id", ForeignKey("schema_uploads.id"), index=True),  # null: none has ever been complete
+    Column("status", String(16), nullable=False),  # ready | partial | failed
+    Column("dialect", String(16), nullable=False),
+    Column("content_hash", String(64)),  # of the tables without their row estimates
+    Column("table_count", Integer, nullable=False),
+    Column("unread", JSON, nullable=False),  # names of tables that could not be read; not all of them if there are many
+    Column("error", Text),  # of the last try, when it failed
+    Column("collected_at", Utc),  # when the collection of `upload_id` began
+    Column("tried_at", Utc, nullable=False),
+)
+
+schema_tables = Table(
+    "schema_tables",
+    metadata,
+    Column("upload_id", ForeignKey("schema_uploads.id", ondelete="CASCADE"), primary_key=True),
+    Column("schema_name", Text, primary_key=True),
+    Column("name", Text, primary_key=True),
+    Column("folded_name", Text, nullable=False),  # in lower case, to be found however it is spelled
+    Column("folded_path", Text, nullable=False),  # `schema.name` in lower case
+    Column("kind", String(20), nullable=False),
+    Column("estimated_rows", BigInteger),  # null: the database does not know
+    Column("column_count", Integer, nullable=False),
+    Column("constraint_count", Integer, nullable=False),
+    Column("index_count", Integer, nullable=False),
+    Column("content", JSON, nullable=False),  # columns, constraints and indexes, as the API shows them
+    Column("digest", String(64), nullable=False),  # of everything but the row estimate
+    Index("ix_schema_tables_folded_name", "upload_id", "folded_name"),
+    Index("ix_schema_tables_folded_path", "upload_id", "folded_path"),
+)
+
+schema_edges = Table(  # one row for each pair of tables with a foreign key between them
+    "schema_edges",
+    metadata,
+    Column("upload_id", String(36), primary_key=True),
+    Column("schema_name", Text, primary_key=True),
+    Column("name", Text, primary_key=True),
+    Column("parent_path", Text, primary_key=True),  # `schema.name` of the table it refers to, in lower case
+    ForeignKeyConstraint(
+        ["upload_id", "schema_name", "name"],
+        ["schema_tables.upload_id", "schema_tables.schema_name", "schema_tables.name"],
+        ondelete="CASCADE",
+    ),
+    Index("ix_schema_edges_parent_path", "upload_id", "parent_path"),
 )
 
 audit_events = Table(
