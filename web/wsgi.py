@@ -22,7 +22,6 @@ from typing import Any
 from gunicorn import arbiter, glogging, util
 from gunicorn.app.base import BaseApplication
 from gunicorn.http import errors as http
-from gunicorn.workers.gthread import ThreadWorker
 
 from dbward import VERSION
 from dbward.db.lock import StateLock
@@ -34,6 +33,7 @@ from dbward.settings.server import ServerSettings
 from web.apart import ChildDied, in_child
 from web.app import VERSION_HEADER, create_app
 from web.errors import HTTP_CODES
+from web.front import LINGER_SECS, WAITING_MAX, HeadFirst
 
 log = logging.getLogger("dbward.server")
 
@@ -47,8 +47,6 @@ CLOSE_SECS = 1.0
 """How long a closed connection waits for its peer to have read everything."""
 STALL_SECS = 60
 """How long a peer may neither send nor take a byte of what is being transferred, before its thread is given up."""
-LINGER_SECS = 0.5
-"""How long a stopping server still answers on connections that were idle when it was told to stop."""
 
 _STALL = struct.pack("ll", STALL_SECS, 0)  # a struct timeval
 
@@ -126,7 +124,7 @@ class Server(BaseApplication):  # type: ignore[misc]  # gunicorn carries no type
             "workers": 1,
             "worker_class": Worker,
             "threads": polls + SPARE_THREADS,
-            "worker_connections": polls + SPARE_CONNECTIONS,
+            "worker_connections": polls + SPARE_CONNECTIONS + WAITING_MAX,
             "keepalive": KEEP_ALIVE_SECS,
             "timeout": HEARTBEAT_SECS,
             "graceful_timeout": max(1, int(self.settings.http.graceful_timeout.total_seconds())),
@@ -174,7 +172,7 @@ class Log(glogging.Logger):  # type: ignore[misc]  # gunicorn carries no types
         self.error_log.addFilter(_worth_a_line)
 
 
-class Worker(ThreadWorker):  # type: ignore[misc]  # gunicorn carries no types
+class Worker(HeadFirst):
     """The process that serves: opens the runtime, answers, drains."""
 
     rt: Runtime | None = None
