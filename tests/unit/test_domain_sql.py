@@ -235,6 +235,20 @@ def test_where_a_statement_stands_is_no_part_of_what_it_says(read: str) -> None:
     assert len(classify(f"DELETE FROM t WHERE a IN (1, 2); {read}", PG).statements) == 2
 
 
+@pytest.mark.parametrize(
+    "deep",
+    ["SELECT " + "+".join("1" * 40_000), "SELECT 1" + "::int" * 30_000, "SELECT 1" + " UNION SELECT 1" * 30_000],
+)
+def test_what_would_overflow_the_stack_of_the_grammar_is_refused_before_that(deep: str) -> None:
+    assert verdict(deep, PG) == "sql.unparsable"
+
+
+def test_a_long_list_of_conditions_is_not_deep() -> None:
+    assert (
+        verdict("SELECT * FROM t WHERE " + " OR ".join(f"a = {n} AND b - 1 > 0" for n in range(4000)), PG) == "select"
+    )
+
+
 def test_a_hint_is_a_comment_and_runs_as_none() -> None:
     for dialect in Dialect:
         assert split("SELECT /*+ Set(x off) */ 1", dialect) == ("SELECT  1",)

@@ -14,7 +14,14 @@ from typing import Any, Final
 
 from postgast import PgQueryError, parse
 
+from dbward.domain.model import Dialect
+from dbward.domain.sql.lex import Kind as Lexed
+from dbward.domain.sql.lex import tokenize, words
 from dbward.errors import Invalid
+
+CHAIN_MAX: Final = 5_000
+"""Operators and joins in a row. Each is a level of the tree, the grammar's library recurses over the levels in C, and
+some 25,000 of them overflow a stack of 8 MiB, which ends the process."""
 
 PgNode = dict[str, Any]
 
@@ -23,6 +30,13 @@ LOCATIONS: Final = frozenset(
     | {"rexpr_list_start", "rexpr_list_end"}
 )
 """Fields that say where something stands in the text, not what it is."""
+
+_JOINS: Final = words("JOIN UNION INTERSECT EXCEPT")
+_OPERATORS: Final = words("COLLATE IS ISNULL NOTNULL AT IN LIKE ILIKE SIMILAR BETWEEN OVERLAPS OPERATOR")
+"""Words that hang one level of the tree on the last, as joins and operators do."""
+_NO_OPERATORS: Final = frozenset({".", ":", "[", "]"})
+_LISTS: Final = frozenset({",", "AND", "OR"})
+"""What has the parts on both sides on one level."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,6 +54,7 @@ class PgStatement:
 
 def parse_postgresql(text: str) -> tuple[PgStatement, ...]:
     """Every statement of `text`. Raises `Invalid` (code `sql.unparsable`), whatever way the parser fails."""
+    _refuse_chains(text)
     try:
         tree = parse(text)
         in_characters = _offsets(text)
@@ -54,6 +69,30 @@ def parse_postgresql(text: str) -> tuple[PgStatement, ...]:
     if any(len(statement.node) != 1 for statement in found):
         raise Invalid("the SQL is not understood", code="sql.unparsable")
     return found
+
+
+def _refuse_chains(text: str) -> None:
+    """Raises `Invalid` for what would be too deep a tree, before anything builds it."""
+    if len(text) < CHAIN_MAX:
+        return
+    outside: list[tuple[int, int]] = []
+    joins = operators = 0
+    for token in tokenize(text, Dialect.POSTGRESQL):
+        sign = token.text if token.kind is Lexed.OP else ""
+        if sign == "(":
+            outside.append((joins, operators))
+        elif sign == ")":
+            joins, operators = outside.pop() if outside else (0, 0)
+        elif sign == ";":
+            joins = operators = 0
+        elif token.text in _LISTS:
+            operators = outside[-1][1] if outside else 0
+        elif token.text in _JOINS:
+            joins += 1
+        elif token.text in _OPERATORS or (sign and sign not in _NO_OPERATORS):
+            operators += 1
+        if joins + operators > CHAIN_MAX:
+            raise Invalid(f"more than {CHAIN_MAX:,} operators or joins in a row", code="sql.unparsable")
 
 
 def _statement(raw: Any, text: str, in_characters: Callable[[int], int]) -> PgStatement:
