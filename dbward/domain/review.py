@@ -8,6 +8,7 @@ from typing import Final
 from dbward.domain.model import Action, Dialect
 from dbward.domain.review_rules import DEFAULT_ACTIONS as DEFAULT_ACTIONS  # noqa: PLC0414 - belongs to this interface
 from dbward.domain.review_rules import RULES, SQUAWK, Reviewed, Rule
+from dbward.domain.review_steps import steps
 from dbward.domain.schema import NO_SCHEMA, Schema
 from dbward.domain.sql.facts import facts
 from dbward.domain.sql.statements import Classification, Finding, Kind, RuleActions
@@ -33,7 +34,7 @@ def review(
     `advice`: what another tool has found. `in_transaction`: a transaction is around even a single statement.
     """
     known = tuple(facts(statement, dialect) for statement in classification.statements)
-    text = Reviewed(classification, known, dialect, schema, in_transaction)
+    text = Reviewed(classification, known, steps(known, dialect, schema), dialect, schema, in_transaction)
     found = [*_parse_failures(text)]
     for rule in RULES:
         action = actions.get(rule.name, rule.action)

@@ -12,8 +12,9 @@ from types import MappingProxyType
 from typing import Final
 
 from dbward.domain.model import Action, Dialect
-from dbward.domain.schema import Schema, SchemaStatus, Table, TableKind
-from dbward.domain.sql.statements import Act, Classification, Deed, Facts, Flag, Name, RuleActions
+from dbward.domain.review_steps import Step
+from dbward.domain.schema import Schema, Table, TableKind
+from dbward.domain.sql.statements import Classification, Deed, Facts, Flag, RuleActions
 
 MAX_IN_LIST: Final = 100
 
@@ -27,54 +28,14 @@ _TEXTS: Final = ("char", "varchar", "nchar", "nvarchar", "tinytext", "text", "me
 
 @dataclass(frozen=True, slots=True)
 class Reviewed:
-    """A text under review. `facts`: one for each of its statements."""
+    """A text under review. `facts` and `steps`: one for each of its statements."""
 
     classification: Classification
     facts: tuple[Facts, ...]
+    steps: tuple[tuple[Step, ...], ...]
     dialect: Dialect
     schema: Schema
     in_transaction: bool
-
-    def before(self, index: int, act: Act) -> Iterator[Act]:
-        """What the text does before `act` of the statement at `index`."""
-        for known in self.facts[:index]:
-            yield from known.acts
-        for earlier in self.facts[index].acts:
-            if earlier is act:
-                return
-            yield earlier
-
-    def is_new(self, index: int, act: Act) -> bool:
-        """Whether the table of `act` was created before in this text: it is empty, and nobody else sees it yet."""
-        new = False
-        for earlier in self.before(index, act):
-            if earlier.deed is Deed.CREATE_TABLE and self._creates(earlier, act.table):
-                new = True
-            elif earlier.deed in {Deed.DROP_TABLE, Deed.RENAME_TABLE} and self.same(earlier.table, act.table):
-                new = False
-        return new
-
-    def _creates(self, creation: Act, name: Name | None) -> bool:
-        if not self.same(creation.table, name):
-            return False
-        if Flag.TEMPORARY in creation.flags and name is not None and name.schema is not None:
-            return False  # public.t is not the temporary t
-        return Flag.IF_NOT_EXISTS not in creation.flags or self._is_absent(creation.table)
-
-    def _is_absent(self, name: Name | None) -> bool:
-        return name is not None and self.schema.status is SchemaStatus.READY and not self.schema.candidates(name)
-
-    def same(self, one: Name | None, other: Name | None) -> bool:
-        """Whether two names mean one table. Where a name has no schema, PostgreSQL's default is `public`."""
-        if one is None or other is None:
-            return False
-        if self.dialect is not Dialect.POSTGRESQL:
-            one, other = (Name(it.name.lower(), it.schema and it.schema.lower()) for it in (one, other))
-        return one.name == other.name and (one.schema or "public") == (other.schema or "public")
-
-    def kinds(self, name: Name | None) -> frozenset[TableKind]:
-        """What the schema knows a table of this name to be."""
-        return frozenset(table.kind for table in self.schema.candidates(name)) if name is not None else frozenset()
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,42 +71,34 @@ def _acts(
     *deeds: Deed,
     having: frozenset[Flag] = frozenset(),
     without: frozenset[Flag] = frozenset(),
-    unless: Callable[[Reviewed, int, Act], bool] = lambda _text, _index, _act: False,
+    unless: Callable[[Reviewed, int, Step], bool] = lambda _text, _index, _step: False,
 ) -> Look:
     """Deeds that have all flags of `having` and none of `without`."""
 
     def look(text: Reviewed, index: int) -> Iterator[Spot]:
-        for act in text.facts[index].acts:
-            if act.deed in deeds and having <= act.flags and not without & act.flags and not unless(text, index, act):
+        for step in text.steps[index]:
+            act = step.act
+            if act.deed in deeds and having <= act.flags and not without & act.flags and not unless(text, index, step):
                 yield Spot(act.at, {"table": act.table or "it", "column": act.column or "a column"})
 
     return look
 
 
-def _is_new(text: Reviewed, index: int, act: Act) -> bool:
-    return text.is_new(index, act)
+def _on_new_table(_text: Reviewed, _index: int, step: Step) -> bool:
+    return step.on_new_table
 
 
-def _needs_its_lock(text: Reviewed, index: int, act: Act) -> bool:
-    """CONCURRENTLY is not possible on a partitioned table, and not needed on a new one."""
-    return text.is_new(index, act) or TableKind.PARTITIONED in text.kinds(act.table)
+def _needs_its_lock(text: Reviewed, _index: int, step: Step) -> bool:
+    """CONCURRENTLY is not needed on a new table, and not possible on a partitioned one."""
+    tables = text.schema.candidates(step.act.table) if step.act.table is not None else ()
+    return step.on_new_table or any(table.kind is TableKind.PARTITIONED for table in tables)
 
 
-def _is_proven(text: Reviewed, index: int, act: Act) -> bool:
-    """Whether a validated CHECK (column IS NOT NULL) spares SET NOT NULL its scan of the table.
-
-    A constraint that is validated but not added here comes from an earlier migration, and is taken for the right one.
-    """
-    if text.is_new(index, act):
-        return True
-    of_table = [earlier for earlier in text.before(index, act) if text.same(earlier.table, act.table)]
-    added = {earlier.constraint: earlier for earlier in of_table if earlier.deed is Deed.ADD_CHECK}
-    validated = [earlier.constraint for earlier in of_table if earlier.deed is Deed.VALIDATE_CONSTRAINT]
-    validated += [name for name, check in added.items() if Flag.NOT_VALID not in check.flags]
-    return any(name not in added or added[name].column == act.column for name in validated)
+def _spared_the_scan(_text: Reviewed, _index: int, step: Step) -> bool:
+    return step.on_new_table or step.is_proven
 
 
-def _is_alone(text: Reviewed, index: int, _act: Act) -> bool:
+def _is_alone(text: Reviewed, index: int, _step: Step) -> bool:
     """Whether CONCURRENTLY can work: outside a transaction. A materialized view may be refreshed so anywhere."""
     if text.classification.statements[index].verb == "REFRESH":
         return True
@@ -211,7 +164,7 @@ RULES: Final[tuple[Rule, ...]] = (
     Rule(
         "drop_table",
         Action.BLOCK,
-        _acts(Deed.DROP_TABLE, without=frozenset({Flag.TEMPORARY})),
+        _acts(Deed.DROP_TABLE),
         "DROP TABLE deletes {table} with all its rows",
         "make sure that nothing needs it, or rename it first and drop it later",
         bypassable=True,
@@ -259,7 +212,9 @@ RULES: Final[tuple[Rule, ...]] = (
     Rule(
         "not_null_without_default",
         Action.WARN,
-        _acts(Deed.ADD_COLUMN, having=frozenset({Flag.NOT_NULL}), without=frozenset({Flag.DEFAULT}), unless=_is_new),
+        _acts(
+            Deed.ADD_COLUMN, having=frozenset({Flag.NOT_NULL}), without=frozenset({Flag.DEFAULT}), unless=_on_new_table
+        ),
         "{column} is added to {table} as NOT NULL and without a default: that fails, or makes up values, if there are"
         " rows",
         "give it a default, or allow NULL until it is filled",
@@ -277,7 +232,7 @@ RULES: Final[tuple[Rule, ...]] = (
     Rule(
         "alter_column_type",
         Action.WARN,
-        _acts(Deed.ALTER_COLUMN_TYPE, unless=_is_new),
+        _acts(Deed.ALTER_COLUMN_TYPE, unless=_on_new_table),
         "the type of {column} changes: {table} may be locked while it is written anew",
         "add a new column, copy the values in batches, then switch over",
         bypassable=True,
@@ -308,7 +263,7 @@ RULES: Final[tuple[Rule, ...]] = (
     Rule(
         "add_foreign_key_not_valid",
         Action.WARN,
-        _acts(Deed.ADD_FOREIGN_KEY, without=frozenset({Flag.NOT_VALID}), unless=_is_new),
+        _acts(Deed.ADD_FOREIGN_KEY, without=frozenset({Flag.NOT_VALID}), unless=_on_new_table),
         "a foreign key of {table} is checked for all rows while both tables are locked for writes",
         "add it NOT VALID, then VALIDATE CONSTRAINT in a request of its own",
         dialects=_POSTGRESQL,
@@ -317,7 +272,7 @@ RULES: Final[tuple[Rule, ...]] = (
     Rule(
         "add_check_not_valid",
         Action.WARN,
-        _acts(Deed.ADD_CHECK, without=frozenset({Flag.NOT_VALID}), unless=_is_new),
+        _acts(Deed.ADD_CHECK, without=frozenset({Flag.NOT_VALID}), unless=_on_new_table),
         "a CHECK of {table} is tested for all rows while the table is locked",
         "add it NOT VALID, then VALIDATE CONSTRAINT in a request of its own",
         dialects=_POSTGRESQL,
@@ -326,7 +281,7 @@ RULES: Final[tuple[Rule, ...]] = (
     Rule(
         "set_not_null",
         Action.WARN,
-        _acts(Deed.SET_NOT_NULL, without=frozenset({Flag.NOT_VALID}), unless=_is_proven),
+        _acts(Deed.SET_NOT_NULL, without=frozenset({Flag.NOT_VALID}), unless=_spared_the_scan),
         "SET NOT NULL reads all rows of {table} while the table is locked",
         "add CHECK ({column} IS NOT NULL) NOT VALID and validate it first: then no row is read again",
         dialects=_POSTGRESQL,
@@ -350,7 +305,7 @@ RULES: Final[tuple[Rule, ...]] = (
     Rule(
         "add_unique_without_index",
         Action.WARN,
-        _acts(Deed.ADD_UNIQUE, without=frozenset({Flag.USING_INDEX}), unless=_is_new),
+        _acts(Deed.ADD_UNIQUE, without=frozenset({Flag.USING_INDEX}), unless=_on_new_table),
         "the index behind the constraint is built while {table} is locked",
         "CREATE UNIQUE INDEX CONCURRENTLY first, then add the constraint USING INDEX",
         dialects=_POSTGRESQL,
@@ -359,7 +314,7 @@ RULES: Final[tuple[Rule, ...]] = (
     Rule(
         "rename_column",
         Action.WARN,
-        _acts(Deed.RENAME_COLUMN, unless=_is_new),
+        _acts(Deed.RENAME_COLUMN, unless=_on_new_table),
         "{column} of {table} is renamed: whatever uses the old name fails at once",
         "add a new column and keep both until no application uses the old one",
         bypassable=True,
@@ -367,7 +322,7 @@ RULES: Final[tuple[Rule, ...]] = (
     Rule(
         "rename_table",
         Action.WARN,
-        _acts(Deed.RENAME_TABLE, unless=_is_new),
+        _acts(Deed.RENAME_TABLE, unless=_on_new_table),
         "{table} is renamed: whatever uses the old name fails at once",
         "leave a view with the old name until no application uses it",
         bypassable=True,
