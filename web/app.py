@@ -7,7 +7,20 @@ from flask import Flask, Response
 from dbward import VERSION
 from dbward.runtime import Runtime
 from web import errors, guard, live
-from web.api import agent, agents, audit, broker, health, identity, metrics, requests, results, tokens
+from web.api import (
+    agent,
+    agents,
+    audit,
+    broker,
+    health,
+    identity,
+    metrics,
+    policies,
+    requests,
+    results,
+    schemas,
+    tokens,
+)
 from web.json import ApiJson
 
 VERSION_HEADER = "x-dbward-version"
@@ -23,6 +36,7 @@ BLUEPRINTS = (
     identity.bp,
     tokens.bp,
     metrics.bp,
+    policies.bp,
 )
 
 

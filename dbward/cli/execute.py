@@ -5,18 +5,16 @@ from __future__ import annotations
 import re
 import uuid
 from pathlib import Path
-from typing import IO, Any, Final
+from typing import Any, Final
 
 import click
 
 from dbward.cli import follow
 from dbward.cli.app import EPILOG, App, global_options, pass_app
 from dbward.cli.exits import Exit, Outcome
+from dbward.cli.input import sql_of
 from dbward.cli.tables import clean, cut
-from dbward.errors import Invalid, Misconfigured, Unavailable
-
-MOST_BYTES: Final = 64 * 1024 * 1024
-"""No server takes more in one statement; what is read from a pipe must end somewhere."""
+from dbward.errors import Misconfigured, Unavailable
 
 _COMMENTS: Final = re.compile(r"\s+|--[^\n]*(?:\n|$)|/\*(?!\s*M?!).*?\*/|\(", re.DOTALL)
 _WORD: Final = re.compile(r"[A-Za-z]+")
@@ -57,13 +55,11 @@ def execute(
     Exit status: 0 it ran; 1 it was refused or failed; 2 it waits for an approval or for being resumed; 124 --timeout;
     130 Ctrl-C.
     """
-    if (sql is None) == (file is None):
-        raise click.UsageError("give the SQL as an argument, or with -f FILE")
     if asked["allow_ddl"] and not asked["emergency"]:
         raise click.UsageError("--allow-ddl needs --emergency")
     if asked["emergency"] and not (asked["reason"] or "").strip():
         raise Misconfigured("--emergency needs --reason", hint="say why; the reason goes on the record")
-    text = sql if sql is not None and sql != "-" else _read(app, file or "-")
+    text = sql_of(app, sql, file)
     settings = app.settings
     target = (settings.database(), settings.environment())
     wishes = follow.Wishes(output, result_format, timeout, wait)
@@ -130,22 +126,3 @@ def _submit(app: App, body: dict[str, Any]) -> dict[str, Any]:
         if not (e.detail or {}).get("sent"):
             raise
     return app.client.post("/api/requests", body)
-
-
-def _read(app: App, file: str) -> str:
-    """The statement exactly as it stands there, apart from a byte-order mark."""
-    if file == "-":
-        stream: IO[bytes] | None = getattr(app.env.stdin, "buffer", None)
-        raw = stream.read(MOST_BYTES + 1) if stream is not None else app.env.stdin.read(MOST_BYTES + 1).encode()
-    else:
-        try:
-            with (app.env.cwd / Path(file).expanduser()).open("rb") as source:
-                raw = source.read(MOST_BYTES + 1)
-        except OSError as e:
-            raise Misconfigured(f"{file} cannot be read: {e.strerror or e}", code="input_unreadable") from e
-    if len(raw) > MOST_BYTES:
-        raise Invalid(f"the SQL is over {MOST_BYTES} bytes", code="payload.too_large")
-    try:
-        return raw.decode("utf-8-sig")
-    except UnicodeDecodeError as e:
-        raise Invalid(f"the SQL is not UTF-8 text (byte {e.start})", hint="convert the file first") from e

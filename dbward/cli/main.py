@@ -19,10 +19,12 @@ if TYPE_CHECKING:
 
 COMMANDS: Mapping[str, tuple[str, str, str]] = {
     "execute": ("execute", "execute", "Submit a statement and wait for its result."),
+    "preflight": ("preflight", "preflight", "Show what submitting a statement would lead to."),
     "request": ("request", "request", "List, show, decide, cancel and resume requests; read results."),
     "audit": ("audit", "audit", "Search the audit log, or verify its chain."),
     "agents": ("agents", "agents", "Show the agents and what waits for them."),
     "databases": ("databases", "databases", "Show the databases you may work on."),
+    "policy": ("policy", "policy", "Ask which policies cover a database."),
     "whoami": ("whoami", "whoami", "Show who the server thinks you are."),
     "server": ("server", "server", "Run the server."),
     "agent": ("agent", "agent", "Run statements that the server hands out."),

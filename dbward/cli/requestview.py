@@ -60,6 +60,7 @@ def entries(request: Mapping[str, Any]) -> Iterator[Entry]:
     yield from _cancelled(request)
     yield "Approval", _approval(request.get("approval_progress"))
     yield "Decision", _decision(request.get("decision_trace"))
+    yield "Why", "\n".join((request.get("decision_trace") or {}).get("explanation") or []) or None
 
 
 def _status(request: Mapping[str, Any]) -> str:

@@ -35,6 +35,25 @@ class NewRequest(Body):
     share_with: list[str] = []
 
 
+class NewPreflight(Body):
+    """`POST /api/preflight`. `explain_timeout_ms` above the server's cap is lowered to it."""
+
+    database: str
+    environment: str
+    sql: str
+    operation: str | None = None
+    include_explain: bool = True
+    explain_timeout_ms: Annotated[int, Field(ge=1)] = 5000
+
+
+class PolicyQuestion(Body):
+    """Query of `GET /api/policy-resolution`."""
+
+    database: str
+    environment: str
+    operation: str | None = None
+
+
 class Approve(Body):
     comment: str | None = None
     selector: str | None = None
@@ -62,6 +81,14 @@ class RequestFilter(Body):
     operation: str | None = None
     since: datetime | None = None
     pending_for_me: bool = False
+
+
+class SchemaFilter(Body):
+    """Query of `GET /api/schemas/{database}`. `table` is `name` or `schema.name`; without it, all tables."""
+
+    environment: str | None = None
+    table: str | None = Field(default=None, min_length=1)
+    summary: bool = True
 
 
 class AuditFilter(Body):

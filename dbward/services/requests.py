@@ -13,6 +13,7 @@ from dbward.db.engine import Tx
 from dbward.db.requests import Criteria, Scope, Visibility
 from dbward.db.rows import RequestRow
 from dbward.domain import approvals, policy, rbac
+from dbward.domain.judge import Judgement, finding_json, trace
 from dbward.domain.model import (
     Dialect,
     Event,
@@ -21,24 +22,22 @@ from dbward.domain.model import (
     Ownership,
     Permission,
     Principal,
-    RiskLevel,
     Selector,
     SelectorKind,
     Status,
     Target,
-    Workflow,
 )
 from dbward.domain.names import parse_name, parse_operation, parse_selector
 from dbward.domain.policy import AutoApproved, BreakGlass, Decision, Denied, NeedsApproval
-from dbward.domain.sql.classify import classify
-from dbward.domain.sql.statements import Classification
+from dbward.domain.sql.redact import redact
 from dbward.domain.states import Trigger
 from dbward.errors import Conflict, DbwardError, Invalid, Refused, TooLarge, Unavailable
 from dbward.runtime import Runtime
-from dbward.services import views
+from dbward.services import submission, views
 from dbward.services.agents import queue_hint
 from dbward.services.dispatch import check_reason, dispatch, refuse_change
-from dbward.services.journal import record, record_refusal
+from dbward.services.journal import FINGERPRINT_MAX, record, record_refusal
+from dbward.services.submission import Submission
 from dbward.services.views import View, check_time
 
 _SUBMITTING = (
@@ -54,13 +53,15 @@ _SUBMITTING = (
 class _Draft:
     """A request that passed every check that needs no transaction."""
 
-    target: Target
-    dialect: Dialect
-    plan: Classification
+    said: Submission
     body: NewRequest
     reason: str | None
     share_with: tuple[Selector, ...]
     fingerprint: str
+
+    @property
+    def sql(self) -> tuple[str, Dialect]:
+        return self.body.detail, self.said.dialect
 
 
 def create(rt: Runtime, who: Principal, body: NewRequest) -> tuple[View, bool]:
@@ -71,37 +72,79 @@ def create(rt: Runtime, who: Principal, body: NewRequest) -> tuple[View, bool]:
     """
     if rt.hub.closing:
         raise Unavailable("server_shutting_down", hint="submit it again in a moment")
-    draft = _draft(rt, who, body)
-
-    def work(tx: Tx) -> tuple[View, bool] | DbwardError:
-        if body.idempotency_key is not None:
-            earlier = requests.find_by_key(tx.conn, who.subject, body.idempotency_key)
-            if earlier is not None:
-                return _replay(tx, earlier, draft), False
-        needed = rbac.permission_for(
-            draft.plan.operation,
-            emergency=body.emergency,
-            allow_ddl=body.allow_ddl,
-            is_ddl=draft.plan.is_ddl,
-            contains_ddl=draft.plan.contains_ddl,
-        )
-        for permission in needed:
-            refusal = rbac.refuse(who, permission, target=draft.target, owner=None)
-            if refusal is not None:
-                return record_refusal(rt, tx, refusal, actor=who, request=None, action="create", target=draft.target)
-        flow = policy.find_workflow(rt.settings.policy.workflows, draft.target, draft.plan.operation)
-        decision = policy.decide(flow, _risk(draft.plan), body.emergency)
-        if isinstance(decision, Denied):
-            denied = Invalid(decision.reason, code=decision.code, hint="an administrator adds a [[workflows]] entry")
-            return record_refusal(rt, tx, denied, actor=who, request=None, action="create", target=draft.target)
-        if flow is not None and flow.require_reason and draft.reason is None:
-            raise Invalid("reason is required", hint="this workflow wants a reason: pass `reason`")
-        return _insert(rt, tx, who, draft, flow, decision), True
-
-    outcome = rt.store.write(work)
-    if isinstance(outcome, DbwardError):
-        raise outcome
+    asks_for_ddl = body.emergency and body.allow_ddl
+    if asks_for_ddl:
+        rt.metrics.ddl_attempted.inc()
+    try:
+        draft = _draft(rt, who, body)
+        outcome = rt.store.write(lambda tx: _submit(rt, tx, who, draft))
+        if isinstance(outcome, DbwardError):
+            raise outcome
+    except DbwardError:
+        if asks_for_ddl:
+            rt.metrics.ddl_denied.inc()
+        raise
+    if asks_for_ddl:
+        rt.metrics.ddl_allowed.inc()
     return outcome
+
+
+def _submit(rt: Runtime, tx: Tx, who: Principal, draft: _Draft) -> tuple[View, bool] | DbwardError:
+    """The outcome, or a refusal that is on the record and must be raised after the commit."""
+    body, said = draft.body, draft.said
+    if body.idempotency_key is not None:
+        earlier = requests.find_by_key(tx.conn, who.subject, body.idempotency_key)
+        if earlier is not None:
+            return _replay(tx, earlier, draft), False
+    needed = rbac.permission_for(
+        said.plan.operation,
+        emergency=body.emergency,
+        allow_ddl=body.allow_ddl,
+        is_ddl=said.plan.is_ddl,
+        contains_ddl=said.plan.contains_ddl,
+    )
+    for permission in needed:
+        refusal = rbac.refuse(who, permission, target=said.target, owner=None)
+        if refusal is not None:
+            return record_refusal(rt, tx, refusal, actor=who, request=None, action="create", target=said.target)
+    made = submission.judged(rt, tx.conn, said, emergency=body.emergency)
+    if made.blocking and not (body.emergency and body.allow_ddl and made.may_bypass_review):
+        return _blocked(rt, tx, who, draft, made)
+    if isinstance(made.decision, Denied):
+        denied = Invalid(
+            made.decision.reason, code=made.decision.code, hint="an administrator adds a [[workflows]] entry"
+        )
+        return record_refusal(rt, tx, denied, actor=who, request=None, action="create", target=said.target)
+    if made.workflow is not None and made.workflow.require_reason and draft.reason is None:
+        raise Invalid("reason is required", hint="this workflow wants a reason: pass `reason`")
+    return _insert(rt, tx, who, draft, made), True
+
+
+def _blocked(rt: Runtime, tx: Tx, who: Principal, draft: _Draft, made: Judgement) -> Invalid:
+    """Put on the record that the review blocks it, and say how it could pass."""
+    record(
+        rt,
+        tx,
+        Event.REQUEST_BLOCKED_BY_REVIEW,
+        actor=who,
+        target=draft.said.target,
+        denied=True,
+        reason=draft.reason,
+        metadata={
+            "blocked_rules": [f"{finding.rule}: {finding.message}" for finding in made.blocking],
+            "break_glass_attempted": draft.body.emergency,
+        },
+        sql=draft.sql,
+    )
+    hints = [finding.hint for finding in made.blocking]
+    if draft.body.emergency and not draft.body.allow_ddl and made.may_bypass_review:
+        hints.append("in an emergency, allow_ddl lets it pass")
+    return Invalid(
+        "the SQL review blocks this: " + "; ".join(finding.message for finding in made.blocking),
+        code="sql.blocked_by_review",
+        hint="; ".join(dict.fromkeys(hints)),
+        detail={"findings": [finding_json(finding) for finding in made.findings]},
+    )
 
 
 def _draft(rt: Runtime, who: Principal, body: NewRequest) -> _Draft:
@@ -125,26 +168,13 @@ def _draft(rt: Runtime, who: Principal, body: NewRequest) -> _Draft:
         raise Invalid("reason is required in an emergency", hint="say why; the reason goes on the record")
     if operation not in {Operation.EXECUTE_SELECT, Operation.EXECUTE_DML}:
         raise Invalid(f"{operation} is not available in this version", code="operation.unsupported")
-    if target not in rt.settings.policy.targets:
-        raise _not_registered(rt, target)
-    with rt.store.read() as conn:
-        dialect = rt.settings.dialects.get(target) or agents.dialect_of(conn, target) or Dialect.POSTGRESQL
+    submission.require_registered(rt, target)
     return _Draft(
-        target=target,
-        dialect=dialect,
-        plan=classify(body.detail, dialect, vouched=rt.settings.policy.vouched.get(target, ())),
+        said=submission.read(rt, target, body.detail),
         body=body,
         reason=reason,
         share_with=tuple(parse_selector(text) for text in body.share_with),
         fingerprint=_fingerprint(body),
-    )
-
-
-def _not_registered(rt: Runtime, target: Target) -> Invalid:
-    known = sorted({t.environment for t in rt.settings.policy.targets if t.database == target.database})[:5]
-    where = f"its environments are: {', '.join(known)}" if known else "no such database"
-    return Invalid(
-        f"{target} is not registered; {where}", code="database.not_registered", hint="see `dbward databases`"
     )
 
 
@@ -156,11 +186,6 @@ def _fingerprint(body: NewRequest) -> str:
     return sha256_hex(canonical_json(same))
 
 
-def _risk(plan: Classification) -> RiskLevel | None:
-    """Reads are low; whatever else is not scored here and is therefore never below a threshold."""
-    return RiskLevel.LOW if plan.operation is Operation.EXECUTE_SELECT else RiskLevel.UNKNOWN
-
-
 def _replay(tx: Tx, earlier: RequestRow, draft: _Draft) -> View:
     if earlier.idempotency_fingerprint != draft.fingerprint:
         raise Conflict(
@@ -169,9 +194,10 @@ def _replay(tx: Tx, earlier: RequestRow, draft: _Draft) -> View:
     return _created_view(earlier, requests.selectors(tx.conn, earlier.id), replayed=True)
 
 
-def _insert(rt: Runtime, tx: Tx, who: Principal, draft: _Draft, flow: Workflow | None, decision: Decision) -> View:
+def _insert(rt: Runtime, tx: Tx, who: Principal, draft: _Draft, made: Judgement) -> View:
     now = rt.now()
-    status = _initial_status(decision)
+    flow = made.workflow
+    status = _initial_status(made.decision)
     ttl = (flow.pending_ttl if flow is not None else None) or rt.settings.retention.approval_ttl
     waiting = approvals.pending_selectors(flow, ()) if flow is not None and status is Status.PENDING else ()
     expires = {
@@ -182,12 +208,12 @@ def _insert(rt: Runtime, tx: Tx, who: Principal, draft: _Draft, flow: Workflow |
     row = RequestRow(
         id=ids.new_id(),
         requester=who.subject,
-        database=draft.target.database,
-        environment=draft.target.environment,
-        operation=draft.plan.operation,
+        database=draft.said.target.database,
+        environment=draft.said.target.environment,
+        operation=draft.said.plan.operation,
         detail=draft.body.detail,
-        statements=list(draft.plan.texts),
-        dialect=draft.dialect,
+        statements=list(draft.said.plan.texts),
+        dialect=draft.said.dialect,
         status=status,
         emergency=draft.body.emergency,
         allow_ddl=draft.body.allow_ddl,
@@ -198,7 +224,7 @@ def _insert(rt: Runtime, tx: Tx, who: Principal, draft: _Draft, flow: Workflow |
         idempotency_key=draft.body.idempotency_key,
         idempotency_fingerprint=draft.fingerprint,
         workflow=policy.workflow_to_json(flow) if flow is not None else None,
-        decision=_trace(draft.plan, flow, decision),
+        decision=trace(made),
         current_step=0,
         execution_id=None,
         created_at=now,
@@ -212,7 +238,9 @@ def _insert(rt: Runtime, tx: Tx, who: Principal, draft: _Draft, flow: Workflow |
     )
     requests.insert_request(tx, row)
     requests.set_selectors(tx, row.id, [str(selector) for selector in waiting])
-    record(rt, tx, _CREATED[status], actor=who, request=row, reason=row.reason, sql=(row.detail, draft.dialect))
+    record(rt, tx, _CREATED[status], actor=who, request=row, reason=row.reason, sql=draft.sql)
+    if made.blocking:
+        _record_bypass(rt, tx, who, row, draft)
     tx.after_commit(lambda: _count(rt, row, status))
     if status is not Status.PENDING:
         row = dispatch(rt, tx, row, actor=who)
@@ -238,27 +266,24 @@ def _initial_status(decision: Decision) -> Status:
             raise AssertionError("a denied request is never stored")
 
 
-def _trace(plan: Classification, flow: Workflow | None, decision: Decision) -> View:
-    matched = None
-    if flow is not None:
-        matched = {
-            "id": flow.id,
-            "database": flow.database,
-            "environment": flow.environment,
-            "step_count": len(flow.steps),
-        }
-    return {
-        "version": 1,
-        "classification": {"resolved_operation": plan.operation, "reasons": list(plan.reasons)},
-        "sql_review": {"policy_id": None, "findings_count": 0, "parse_failed": False},
-        "risk": {"level": _risk(plan), "factors": [], "schema_status": "not_synced"},
-        "workflow": {"matched": matched},
-        "decision": {
-            "outcome": "needs_approval" if isinstance(decision, NeedsApproval) else "auto_approved",
-            "reasons": [decision.reason],
-            "auto_approve_threshold": flow.auto_approve.risk if flow is not None and flow.auto_approve else None,
+def _record_bypass(rt: Runtime, tx: Tx, who: Principal, row: RequestRow, draft: _Draft) -> None:
+    """That an emergency went past the review is an event of its own, in the transaction that let it."""
+    record(
+        rt,
+        tx,
+        Event.DDL_BREAK_GLASS_BYPASS,
+        actor=who,
+        request=row,
+        reason=row.reason,
+        metadata={
+            "request_id": row.id,
+            "sql_redacted": redact(*draft.sql)[:FINGERPRINT_MAX],
+            "statement_count": len(row.statements),
+            "reason": row.reason,
+            "classifier_bypassed": False,
+            "reviewer_bypassed": True,
         },
-    }
+    )
 
 
 def _count(rt: Runtime, row: RequestRow, status: Status) -> None:

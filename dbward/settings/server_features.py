@@ -6,17 +6,15 @@ A setting that has no effect yet must not look as if it had: each section that i
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import timedelta
 from urllib.parse import urlsplit
 
-from dbward.domain.review_rules import DEFAULT_ACTIONS, SQUAWK
 from dbward.settings.load import Table
 from dbward.settings.secret import Secret
 from dbward.settings.server_policy import read_scope
 
-_LATER = ("webhooks", "notification_policies", "sql_review", "slack", "mcp", "preflight")
+_LATER = ("webhooks", "notification_policies", "slack", "mcp")
 _WEBHOOK_ID = re.compile(r"[a-z0-9]([a-z0-9-]*[a-z0-9])?")
 
 
@@ -35,15 +33,6 @@ class NotificationPolicy:
     environment: str
     webhooks: tuple[str, ...] = ()
     events: tuple[str, ...] = ()
-
-
-@dataclass(frozen=True, slots=True)
-class SqlReview:
-    """The rules of one scope that differ from the built-in ones."""
-
-    database: str
-    environment: str
-    rules: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,7 +70,6 @@ class Features:
     allow_private_networks: bool = False
     webhooks: tuple[Webhook, ...] = ()
     notification_policies: tuple[NotificationPolicy, ...] = ()
-    sql_review: tuple[SqlReview, ...] = ()
     slack: Slack | None = None
     mcp: Mcp = Mcp()
     preflight: Preflight = Preflight()
@@ -93,7 +81,6 @@ def read_features(root: Table, warnings: list[str]) -> Features:
         allow_private_networks=root.flag("allow_private_networks", default=False),
         webhooks=webhooks,
         notification_policies=_read_notifications(root, {hook.id for hook in webhooks}),
-        sql_review=_read_reviews(root),
         slack=_read_slack(root.table("slack")),
         mcp=_read_mcp(root.table("mcp")),
         preflight=_read_preflight(root.table("preflight")),
@@ -151,24 +138,6 @@ def _read_notifications(root: Table, webhooks: set[str]) -> tuple[NotificationPo
                 table.wrong("webhooks", f"there is no webhook {name!a}")
         found[scope] = NotificationPolicy(*scope, webhooks=named, events=table.texts("events"))
     return tuple(found.values())
-
-
-def _read_reviews(root: Table) -> tuple[SqlReview, ...]:
-    found: dict[tuple[str, str], SqlReview] = {}
-    for table in root.tables("sql_review"):
-        scope = read_scope(table)
-        if "any" in scope:
-            table.wrong("database" if scope[0] == "any" else "environment", "`any` is reserved; write `*`")
-        if scope in found:
-            table.wrong("", f"is a second entry for {'/'.join(scope)}")
-        rules = {key: table.choice(key, usual, _actions(key)) for key, usual in DEFAULT_ACTIONS.items()}
-        changed = {key: action for key, action in rules.items() if table.has(key)}
-        found[scope] = SqlReview(*scope, rules=changed)
-    return tuple(found.values())
-
-
-def _actions(rule: str) -> tuple[str, ...]:
-    return ("warn", "off") if rule == SQUAWK else ("block", "warn", "off")
 
 
 def _read_slack(table: Table) -> Slack | None:

@@ -10,6 +10,7 @@ from typing import Literal, Protocol, TypeVar
 from dbward.canonical import sha256_hex
 from dbward.domain.model import (
     ANY,
+    Action,
     Approver,
     AutoApprove,
     Dialect,
@@ -20,11 +21,13 @@ from dbward.domain.model import (
     RiskLevel,
     Selector,
     SelectorKind,
+    SqlReviewPolicy,
     Step,
     Target,
     Workflow,
 )
 from dbward.domain.names import parse_name, parse_operation, parse_selector
+from dbward.domain.review_rules import DEFAULT_ACTIONS, SQUAWK
 from dbward.errors import Invalid
 from dbward.settings.load import Table
 
@@ -50,11 +53,13 @@ def read_policy(root: Table, warnings: list[str]) -> tuple[PolicySet, dict[Targe
         workflows=_read_workflows(root, warnings),
         execution_policies=_each_scope_once(root, "execution_policies", _read_execution_policy),
         result_policies=_each_scope_once(root, "result_policies", _read_result_policy),
+        sql_review=_each_scope_once(root, "sql_review", _read_sql_review),
     )
     for name, entries in (
         ("workflows", policy.workflows),
         ("execution_policies", policy.execution_policies),
         ("result_policies", policy.result_policies),
+        ("sql_review", policy.sql_review),
     ):
         for entry in entries:
             _warn_unregistered(name, entry, targets, warnings)
@@ -261,7 +266,7 @@ def _check_steps(table: Table, flow: Workflow, warnings: list[str]) -> None:
                 )
 
 
-P = TypeVar("P", ExecutionPolicy, ResultPolicy)
+P = TypeVar("P", ExecutionPolicy, ResultPolicy, SqlReviewPolicy)
 
 
 def _each_scope_once(root: Table, key: str, read: Callable[[Table], P]) -> tuple[P, ...]:
@@ -312,6 +317,25 @@ def _read_result_policy(table: Table) -> ResultPolicy:
         delivery_mode=table.choice("delivery_mode", "both", ("both", "stream")),
         access=tuple(selector for selector in access if selector is not None),
     )
+
+
+def _read_sql_review(table: Table) -> SqlReviewPolicy:
+    database, environment = read_scope(table)
+    if "any" in (database, environment):
+        table.wrong("database" if database == "any" else "environment", "`any` is reserved; write `*`")
+    rules = {rule: table.choice(rule, usual, _actions(rule)) for rule, usual in DEFAULT_ACTIONS.items()}
+    scope = ":".join("any" if part == ANY else part for part in (database, environment))
+    return SqlReviewPolicy(
+        id=f"srp:{scope}",
+        database=database,
+        environment=environment,
+        rules={rule: Action(action) for rule, action in rules.items() if table.has(rule)},
+    )
+
+
+def _actions(rule: str) -> tuple[str, ...]:
+    """What may be chosen: another tool's advice never blocks."""
+    return ("warn", "off") if rule == SQUAWK else ("block", "warn", "off")
 
 
 def _warn_unregistered(name: str, entry: _Scoped, targets: tuple[Target, ...], warnings: list[str]) -> None:

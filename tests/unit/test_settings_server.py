@@ -288,8 +288,8 @@ def test_everything(tmp_path: Path) -> None:
     assert s.results.root_dir == tmp_path / "rows"
     assert s.logging.level == "warning"
     assert s.features.slack is not None
-    assert s.features.sql_review[0].rules == {"drop_table": "warn"}
-    for section in ("slack", "mcp", "sql_review", "webhooks", "auth.oidc", "result_channel"):
+    assert s.policy.sql_review[0].rules == {"drop_table": "warn"}
+    for section in ("slack", "mcp", "webhooks", "auth.oidc", "result_channel"):
         assert any(f"[{section}]" in warning for warning in s.warnings), section
 
 
