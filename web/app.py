@@ -31,6 +31,7 @@ BLUEPRINTS = (
     results.bp,
     audit.bp,
     agents.bp,
+    schemas.bp,
     agent.bp,
     broker.bp,
     identity.bp,

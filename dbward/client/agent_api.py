@@ -29,6 +29,11 @@ from dbward.client.wire import (
     ReleaseRequest,
     Renewed,
     RenewRequest,
+    SchemaBegin,
+    SchemaCommit,
+    SchemaFailure,
+    SchemaTables,
+    SchemaUpload,
     StartRequest,
 )
 from dbward.errors import (
@@ -133,6 +138,19 @@ class AgentApi:
 
     def complete(self, execution_id: str, complete: CompleteRequest) -> Completed:
         return self._send("POST", _path(execution_id, "complete"), body=complete, answer=Completed)
+
+    def begin_schema(self, begin: SchemaBegin) -> str:
+        """The id under which the snapshot is sent."""
+        return self._send("POST", "/api/agent/schemas", body=begin, answer=SchemaUpload).upload_id
+
+    def schema_tables(self, upload_id: str, tables: SchemaTables) -> None:
+        self._send("POST", f"/api/agent/schemas/{upload_id}/tables", body=tables, answer=_Anything)
+
+    def commit_schema(self, upload_id: str, commit: SchemaCommit) -> None:
+        self._send("POST", f"/api/agent/schemas/{upload_id}/commit", body=commit, answer=_Anything)
+
+    def schema_failed(self, failure: SchemaFailure) -> None:
+        self._send("POST", "/api/agent/schemas/failed", body=failure, answer=_Anything)
 
     def _send(
         self,

@@ -6,11 +6,12 @@ Durations are milliseconds (`_ms`) or seconds (`_secs`), sizes bytes, times RFC 
 from __future__ import annotations
 
 from datetime import datetime
-from typing import Any, Literal
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from dbward.domain.model import Dialect, Operation
+from dbward.domain.schema import TableKind
 
 PROTOCOL = 1
 """Raised when an older agent could no longer work. A server accepts its own and lower ones it still knows."""
@@ -167,6 +168,109 @@ class CompleteRequest(Wire):
 class Completed(Wire):
     request_id: str
     status: str
+
+
+SCHEMA_BATCH_TABLES = 100
+SCHEMA_BATCH_BYTES = 4 * 1024 * 1024
+"""What one piece of a schema snapshot may hold."""
+
+SchemaText = Annotated[str, Field(max_length=2000)]
+SchemaName = Annotated[str, Field(min_length=1, max_length=255)]
+
+
+class WireColumn(Wire):
+    """`data_type` in the words of the database; `default_value` is an expression in its SQL."""
+
+    name: SchemaText
+    data_type: SchemaText
+    nullable: bool
+    default_value: SchemaText | None = None
+    is_primary_key: bool = False
+
+
+class WireConstraint(Wire):
+    """`name` is empty where the database gave none. `referenced_*` and `on_delete` belong to foreign keys, all four."""
+
+    name: SchemaText
+    constraint_type: Literal["primary_key", "foreign_key", "unique", "check"]
+    columns: list[SchemaText] = []
+    referenced_table: SchemaName | None = None
+    referenced_columns: list[SchemaText] | None = None
+    on_delete: Literal["CASCADE", "SET_NULL", "RESTRICT", "NO_ACTION", "SET_DEFAULT"] | None = None
+    referenced_schema: SchemaName | None = None
+
+    @model_validator(mode="after")
+    def _whole(self) -> Self:
+        said = (self.referenced_table, self.referenced_columns, self.on_delete, self.referenced_schema)
+        given = [part is not None for part in said]
+        if any(given) != all(given) or all(given) != (self.constraint_type == "foreign_key"):
+            raise ValueError("a foreign key, and nothing else, says what it refers to")
+        return self
+
+
+class WireIndex(Wire):
+    """Where an index is on an expression, the expression's text stands for the column."""
+
+    name: SchemaText
+    columns: list[SchemaText]
+    is_unique: bool
+    index_type: SchemaText
+
+
+class WireTable(Wire):
+    """One table or view. `estimated_rows` null: the database does not know."""
+
+    schema_name: SchemaName
+    name: SchemaName
+    kind: TableKind
+    estimated_rows: int | None = Field(default=None, ge=0, le=2**63 - 1)
+    columns: list[WireColumn]
+    constraints: list[WireConstraint]
+    indexes: list[WireIndex]
+
+
+class SchemaBegin(Wire):
+    """`POST /api/agent/schemas`: a snapshot of one target is on its way."""
+
+    session: str = Field(min_length=8, max_length=64)
+    database: str
+    environment: str
+    dialect: Dialect
+
+
+class SchemaUpload(Wire):
+    upload_id: str
+
+
+class SchemaTables(Wire):
+    """`POST /api/agent/schemas/{upload_id}/tables`: a piece of it; the repetition of a piece changes nothing."""
+
+    tables: list[WireTable] = Field(max_length=SCHEMA_BATCH_TABLES)
+
+
+class SchemaCommit(Wire):
+    """`POST /api/agent/schemas/{upload_id}/commit`: that was all, idempotent. `tables`: how many there were.
+
+    `unread_count` tables could not be read, which makes the snapshot partial; `unread` names some of them.
+    """
+
+    tables: int = Field(ge=0)
+    unread_count: int = Field(default=0, ge=0)
+    unread: list[SchemaText] = Field(default=[], max_length=50)
+
+
+class SchemaFailure(Wire):
+    """`POST /api/agent/schemas/failed`: it could not be collected; `upload_id` is what was begun, and is dropped.
+
+    `error` is one line and holds no URL, password or data.
+    """
+
+    session: str = Field(min_length=8, max_length=64)
+    database: str
+    environment: str
+    dialect: Dialect
+    error: str = Field(min_length=1, max_length=500)
+    upload_id: str | None = None
 
 
 class ResultColumn(Wire):

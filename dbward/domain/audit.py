@@ -47,6 +47,8 @@ CATEGORY: dict[Event, Category] = {
     Event.RESULT_READ: Category.EXECUTION,
     Event.EXECUTION_LOST: Category.AGENT,
     Event.AGENT_REGISTERED: Category.AGENT,
+    Event.SCHEMA_SNAPSHOT_UPDATED: Category.AGENT,
+    Event.SCHEMA_SNAPSHOT_FAILED: Category.AGENT,
     Event.AUTH_FAILURE: Category.AUTH,
     Event.TOKEN_CREATED: Category.TOKEN,
     Event.TOKEN_REVOKED: Category.TOKEN,

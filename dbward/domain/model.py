@@ -298,6 +298,8 @@ class Event(StrEnum):
     EXECUTION_LOST = "execution.lost"
     EXECUTION_TOKEN_REFUSED = "execution.token_refused"
     AGENT_REGISTERED = "agent.registered"
+    SCHEMA_SNAPSHOT_UPDATED = "schema.snapshot_updated"
+    SCHEMA_SNAPSHOT_FAILED = "schema.snapshot_failed"
     RESULT_PURGED = "result.purged"
     RESULT_READ = "result.read"
     AUTH_FAILURE = "auth.failure"

@@ -16,7 +16,7 @@ from time import monotonic
 
 from dbward.broker import store as broker
 from dbward.broker.names import job_queue
-from dbward.db import agents, executions, identities, requests
+from dbward.db import agents, executions, identities, requests, schemas
 from dbward.db.engine import Tx
 from dbward.db.rows import RequestRow, ResultRow
 from dbward.domain.limits import approval_deadline
@@ -38,6 +38,7 @@ BATCH = 200
 FROZEN_AFTER = timedelta(seconds=5)
 FORGET_AGENTS_AFTER = timedelta(days=7)
 ABANDONED_UPLOAD_AFTER = timedelta(days=1)
+ABANDONED_SCHEMA_AFTER = timedelta(hours=1)
 
 
 @dataclass(frozen=True, slots=True)
@@ -147,6 +148,7 @@ def purge(rt: Runtime) -> None:
     _purge_uploads(rt, now - ABANDONED_UPLOAD_AFTER)
     rt.store.write(lambda tx: identities.remove_dead(tx, now - rt.settings.retention.request_ttl))
     rt.store.write(lambda tx: agents.forget(tx, now - FORGET_AGENTS_AFTER))
+    rt.store.write(lambda tx: schemas.drop_idle(tx, now - ABANDONED_SCHEMA_AFTER))
     audit.purge(rt, rt.settings.retention.audit_ttl)
 
 

@@ -8,9 +8,21 @@ from flask import Blueprint, Response, request
 from pydantic import Field
 
 from dbward.client.shapes import Body
-from dbward.client.wire import AgentReport, ClaimRequest, CompleteRequest, ReleaseRequest, RenewRequest, StartRequest
+from dbward.client.wire import (
+    SCHEMA_BATCH_BYTES,
+    AgentReport,
+    ClaimRequest,
+    CompleteRequest,
+    ReleaseRequest,
+    RenewRequest,
+    SchemaBegin,
+    SchemaCommit,
+    SchemaFailure,
+    SchemaTables,
+    StartRequest,
+)
 from dbward.errors import TooLarge
-from dbward.services import agents, completion, executions
+from dbward.services import agents, completion, executions, schemas
 from web import guard, json, live
 
 bp = Blueprint("agent", __name__, url_prefix="/api")
@@ -86,6 +98,30 @@ def parts(execution_id: str) -> Response:
 @bp.post("/agent/executions/<execution_id>/complete")
 def complete(execution_id: str) -> Response:
     return json.reply(completion.complete(guard.runtime(), guard.principal(), execution_id, json.body(CompleteRequest)))
+
+
+@bp.post("/agent/schemas")
+def begin_schema() -> Response:
+    return json.reply(schemas.begin(guard.runtime(), guard.principal(), json.body(SchemaBegin)))
+
+
+@bp.post("/agent/schemas/<upload_id>/tables")
+def schema_tables(upload_id: str) -> Response:
+    request.max_content_length = SCHEMA_BATCH_BYTES
+    schemas.add_tables(guard.runtime(), guard.principal(), upload_id, json.body(SchemaTables))
+    return json.reply({})
+
+
+@bp.post("/agent/schemas/<upload_id>/commit")
+def commit_schema(upload_id: str) -> Response:
+    schemas.commit(guard.runtime(), guard.principal(), upload_id, json.body(SchemaCommit))
+    return json.reply({})
+
+
+@bp.post("/agent/schemas/failed")
+def schema_failed() -> Response:
+    schemas.fail(guard.runtime(), guard.principal(), json.body(SchemaFailure))
+    return json.reply({})
 
 
 def _read_part(limit: int) -> bytes:
