@@ -18,6 +18,10 @@ from dbward.errors import Invalid
 
 _DDL: Final = words("CREATE ALTER DROP TRUNCATE RENAME")
 _MAINTENANCE: Final = words("ANALYZE VACUUM REINDEX OPTIMIZE CHECK CHECKSUM REPAIR")
+_WRITES: Final = words("INSERT UPDATE DELETE REPLACE")
+_PRIORITIES: Final = words("LOW_PRIORITY HIGH_PRIORITY DELAYED QUICK IGNORE")
+"""What MySQL lets stand behind the verb of a write."""
+
 _RUN: Final = words("( SELECT WITH VALUES INSERT UPDATE DELETE REPLACE")
 """Where the statement begins that EXPLAIN or ANALYZE is about."""
 
@@ -43,10 +47,10 @@ def _read(statement: Statement, dialect: Dialect) -> Facts:
             return read_ddl(statement.text, dialect).frozen()
         case "CALL":
             return Facts(acts=(Act(Deed.CALL, None),))
-        case "REPLACE":
-            return _parsed(statement.text, 0, dialect)
         case _ if statement.tree is None:
             return Facts(known=statement.kind is Kind.SELECT)
+        case verb if verb in _WRITES and (readable := _readable(statement.text, dialect)) != statement.text:
+            return read_tree(parse_statement(readable, dialect)).frozen()
         case _:
             return read_tree(statement.tree).frozen()
 
@@ -68,15 +72,29 @@ def _run(text: str, dialect: Dialect) -> Facts | None:
     for token in tokenize(text, dialect):
         analyzed |= token.text == "ANALYZE"
         if token.text in _RUN:
-            found = _parsed(text, token.start, dialect)
+            readable = _readable(text, dialect)
+            found = read_tree(parse_statement(" " * token.start + readable[token.start :], dialect)).frozen()
             return found if analyzed else replace(found, acts=(), and_in_set=())
     return None
 
 
-def _parsed(text: str, begin: int, dialect: Dialect) -> Facts:
-    """The statement at `begin`, with its places in `text`."""
-    inner = text[begin:]
-    if inner[: len("REPLACE")].upper() == "REPLACE":
-        # It is an INSERT that deletes what is in its way, and only as that does the parser know it.
-        inner = "INSERT " + inner[len("REPLACE") :]
-    return read_tree(parse_statement(" " * begin + inner, dialect)).frozen()
+def _readable(text: str, dialect: Dialect) -> str:
+    """The text as the parser knows it, with everything in its place.
+
+    REPLACE is an INSERT that deletes what is in its way; words such as LOW_PRIORITY would be taken for a table's name.
+    """
+    parts: list[str] = []
+    end = 0
+    begun = behind_verb = False
+    for token in tokenize(text, dialect):
+        if behind_verb and token.text in _PRIORITIES:
+            word = ""
+        elif not begun and token.text == "REPLACE":
+            word = "INSERT"
+        else:
+            word = text[token.start : token.end]
+        behind_verb = token.text in _WRITES or (behind_verb and not word)
+        begun = begun or token.text in _RUN
+        parts += (text[end : token.start], word.ljust(token.end - token.start))
+        end = token.end
+    return "".join((*parts, text[end:]))
