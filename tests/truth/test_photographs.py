@@ -19,8 +19,7 @@ ACTS = {
         SELECT 1 FROM users FOR UPDATE
         DELETE FROM items
         SELECT nextval('app_seq')
-        SELECT * FROM v_writer
-        SELECT u.user_secret FROM users u
+        SELECT w()
         SELECT 5::evil_dom
         SELECT 1 <~> 2
         SELECT lo_create(0)
@@ -48,7 +47,6 @@ ACTS = {
         UPDATE users SET name = 'x' WHERE id = 1
         DELETE FROM people
         SELECT w()
-        SELECT * FROM v_writer
         SELECT NEXTVAL(s1)
         SELECT GET_LOCK('a', 0)
         SELECT 1 INTO @x
@@ -66,6 +64,8 @@ ACTS = {
         LOCK TABLES t READ
     """,
     SL: """
+        SELECT w()
+        SELECT bump(id) FROM users
         UPDATE users SET name = 'x' WHERE id = 1
         INSERT INTO t VALUES (3, 3, 'three')
         PRAGMA user_version = 3

@@ -1,4 +1,9 @@
-"""A database with what the corpus names, on a server that nobody else uses, and the two ways to run a read on it."""
+"""A database with what the corpus names, on a server that nobody else uses, and the two ways to run a read on it.
+
+Through the agent's read path; or bare: on one connection for all, with every right, nothing read-only, and each
+statement committed. What writes although no text shows it, such as a view that calls a function, is in the worlds of
+the read path only, which alone can stop it.
+"""
 
 from __future__ import annotations
 
@@ -36,8 +41,8 @@ class World(Protocol):
     def photograph(self) -> Photograph: ...
 
 
-def schema(dialect: Dialect) -> str:
-    return (Path(__file__).parent / "worlds" / f"{dialect}.sql").read_text()
+def schema(name: str) -> str:
+    return (Path(__file__).parent / "worlds" / f"{name}.sql").read_text()
 
 
 class _Agent:
@@ -56,13 +61,14 @@ class _Agent:
 
 @contextmanager
 def postgresql(admin: str, *, bare: bool) -> Iterator[World]:
-    """`bare`: on one connection for all, with every right, nothing read-only, and each statement committed."""
     url = urlsplit(admin)._replace(path=f"/{NAME}").geturl()
     with psycopg.connect(admin, autocommit=True) as connection:
         connection.execute(f"DROP DATABASE IF EXISTS {NAME} WITH (FORCE)")
         connection.execute(f"CREATE DATABASE {NAME} TEMPLATE template0")
     with psycopg.connect(url, autocommit=True, application_name=photographs.PHOTOGRAPHER) as camera:
-        camera.execute(schema(Dialect.POSTGRESQL))
+        camera.execute(schema("postgresql"))
+        if not bare:
+            camera.execute(schema("postgresql_out_of_sight"))
         for channel in _channels():
             camera.execute(f"LISTEN {channel}")
         if not bare:
@@ -107,7 +113,7 @@ def _run_psycopg(connection: psycopg.Connection[Any], statements: Sequence[str])
 
 @contextmanager
 def mysql(admin: str, *, bare: bool) -> Iterator[World]:
-    """`bare`: as on PostgreSQL, and several statements in one text would all run."""
+    """Bare, several statements in one text would all run."""
     url = urlsplit(admin)._replace(path=f"/{NAME}").geturl()
     camera = _connect_mariadb(admin)
     pooled = None
@@ -118,7 +124,7 @@ def mysql(admin: str, *, bare: bool) -> Iterator[World]:
             make.execute("SET GLOBAL innodb_stats_auto_recalc = OFF")
             make.execute("INSTALL SONAME 'metadata_lock_info'")
             make.execute(f"USE {NAME}")
-            make.execute(schema(Dialect.MYSQL))
+            make.execute(schema("mysql") + ("" if bare else schema("mysql_out_of_sight")))
             while make.nextset():
                 pass
         if not bare:
@@ -172,14 +178,17 @@ def _run_pymysql(connection: pymysql.Connection[Any], statements: Sequence[str])
 
 @contextmanager
 def sqlite(directory: Path, *, bare: bool) -> Iterator[World]:
-    """`bare`: one connection, writable, without the guard, that runs every statement of a text."""
+    """Bare, every statement of a text runs, without the guard, and `w` and `bump` are functions that leave a mark."""
     path = directory / "target.db"
     connection = sqlite3.connect(path, isolation_level=None)
     try:
         connection.execute("PRAGMA journal_mode = wal")
-        connection.executescript(schema(Dialect.SQLITE))
+        connection.executescript(schema("sqlite"))
         if bare:
-            yield _Sqlite(directory, lambda statements: _run_sqlite(connection, statements), connection)
+            world = _Sqlite(directory, lambda statements: _run_sqlite(connection, statements), connection)
+            for name in ("w", "bump"):
+                connection.create_function(name, -1, world.mark)
+            yield world
             return
     finally:
         connection.close()
@@ -190,11 +199,16 @@ class _Sqlite:
     def __init__(self, directory: Path, run: Any, pooled: sqlite3.Connection | None = None) -> None:
         self._directory = directory
         self._pooled = pooled
+        self._marks = 0
         self.run = run
+
+    def mark(self, *_: object) -> int:
+        self._marks += 1
+        return self._marks
 
     def photograph(self) -> Photograph:
         mine = {} if self._pooled is None else photographs.of_sqlite_session(self._pooled)
-        return photographs.of_sqlite(self._directory) | mine
+        return photographs.of_sqlite(self._directory) | mine | {"marks": self._marks}
 
 
 def _run_sqlite(connection: sqlite3.Connection, statements: Sequence[str]) -> bool:

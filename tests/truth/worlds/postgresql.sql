@@ -35,16 +35,8 @@ CREATE FUNCTION bump(text) RETURNS int VOLATILE LANGUAGE sql AS
     $$ INSERT INTO audit_log (note) VALUES ('bump') RETURNING id $$;
 CREATE FUNCTION bump(int, int) RETURNS int VOLATILE LANGUAGE sql AS
     $$ INSERT INTO audit_log (note) VALUES ('bump') RETURNING id $$;
-CREATE FUNCTION user_secret(users) RETURNS int VOLATILE LANGUAGE sql AS $$ SELECT w() $$;
-CREATE FUNCTION allowed() RETURNS bool VOLATILE LANGUAGE sql AS $$ SELECT w() > 0 $$;
 CREATE OPERATOR <~> (LEFTARG = int, RIGHTARG = int, FUNCTION = bump);
 CREATE DOMAIN evil_dom AS int CHECK (bump(VALUE) > 0);
 
 CREATE VIEW v_active AS SELECT id, name FROM users WHERE active;
-CREATE VIEW v_nextval AS SELECT nextval('app_seq') AS n;
-CREATE VIEW v_writer AS SELECT w() AS n;
 CREATE MATERIALIZED VIEW mv_totals AS SELECT user_id, sum(total) AS total FROM orders GROUP BY 1;
-CREATE TABLE rls_t (id int);
-INSERT INTO rls_t VALUES (1);
-ALTER TABLE rls_t ENABLE ROW LEVEL SECURITY;
-CREATE POLICY p ON rls_t USING (allowed());
