@@ -456,6 +456,38 @@ def signs(sql: str, dialect: Dialect) -> list[str]:
 
 
 @dialects
+@pytest.mark.parametrize(
+    "sql",
+    [
+        "SELECT " + " || ',' || ".join(f"c{n}" for n in range(150)) + " FROM t",
+        "SELECT " + " + ".join(["1"] * 250),
+        "SELECT 1 FROM t AS t0 " + " ".join(f"JOIN t AS t{n} ON t{n}.a = t0.a" for n in range(1, 60)),
+        "SELECT " + "(SELECT " * 20 + "1" + ")" * 20,
+        "SELECT " + "CASE WHEN a = 1 THEN 1 ELSE " * 20 + "0" + " END" * 20 + " FROM t",
+        "SELECT * FROM t WHERE " + " OR ".join(f"(a = {n} AND b = {n})" for n in range(300)),
+    ],
+    ids=["concat", "sum", "joins", "queries", "cases", "conditions"],
+)
+def test_long_statements_of_reports_are_reads(sql: str, dialect: Dialect) -> None:
+    assert verdict(sql, dialect) == "select"
+
+
+@pytest.mark.parametrize(
+    "sql",
+    [
+        "SELECT 1 " + "/**/" * 99_000,
+        "SELECT 1 /*" + "/**/" * 200_000 + "*/",
+        "SELECT 1 " + "/*" * 200_000 + "*/" * 200_000,
+        "SELECT 1" + "+1" * 45_000,
+        "SELECT 1" + "::int" * 30_000,
+    ],
+    ids=["comments", "comments in a comment", "nested comments", "sum", "casts"],
+)
+def test_text_that_hangs_or_kills_the_grammar_is_refused(sql: str) -> None:
+    assert verdict(sql, PG) in ("sql.rejected", "sql.unparsable")
+
+
+@dialects
 def test_a_megabyte_of_anything_gets_a_verdict(dialect: Dialect) -> None:
     for unit in ("a", "1", "1,", "'", "(", "\n", "é", "$"):
         sql = "SELECT " + unit * ((MAX_BYTES - 8) // len(unit.encode()))

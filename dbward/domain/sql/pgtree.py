@@ -7,11 +7,14 @@ Locations are offsets in characters of the text that was parsed, not in bytes.
 
 from __future__ import annotations
 
+import importlib
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
 from typing import Any, Final
 
+from google.protobuf.internal import api_implementation, decoder
 from postgast import PgQueryError, parse
 
 from dbward.domain.model import Dialect
@@ -22,6 +25,11 @@ from dbward.errors import Invalid
 CHAIN_MAX: Final = 5_000
 """Operators and joins in a row. Each is a level of the tree, the grammar's library recurses over the levels in C, and
 some 25,000 of them overflow a stack of 8 MiB, which ends the process."""
+
+SCAN_MAX: Final = 5_000_000
+"""Characters that the grammar's scanner may have to look at again: it reads to the end of a run of operator signs at
+every `/*` in it, and 400 KB of `/**/` would keep it busy for minutes."""
+_OPERATOR_RUN: Final = re.compile(r"[-~!@#^&|`?+*/%<>=]{64,}")
 
 PgNode = dict[str, Any]
 
@@ -39,6 +47,20 @@ _LISTS: Final = frozenset({",", "AND", "OR"})
 """What has the parts on both sides on one level."""
 
 
+def _allow_depth() -> None:
+    """Lift protobuf's limit of 100 levels, which fifty operators in a row reach. Python's own limit on recursion holds.
+
+    Neither implementation of protobuf has a public name for it.
+    """
+    if api_implementation.Type() == "upb":
+        importlib.import_module("google._upb._message").SetAllowOversizeProtos(True)  # noqa: FBT003 - its signature
+    else:
+        decoder.SetRecursionLimit(10 * CHAIN_MAX)
+
+
+_allow_depth()
+
+
 @dataclass(frozen=True, slots=True)
 class PgStatement:
     """`node` has one key, the statement's node type. `start` and `end` are offsets in characters."""
@@ -54,6 +76,7 @@ class PgStatement:
 
 def parse_postgresql(text: str) -> tuple[PgStatement, ...]:
     """Every statement of `text`. Raises `Invalid` (code `sql.unparsable`), whatever way the parser fails."""
+    _refuse_comment_runs(text)
     _refuse_chains(text)
     try:
         tree = parse(text)
@@ -69,6 +92,14 @@ def parse_postgresql(text: str) -> tuple[PgStatement, ...]:
     if any(len(statement.node) != 1 for statement in found):
         raise Invalid("the SQL is not understood", code="sql.unparsable")
     return found
+
+
+def _refuse_comment_runs(text: str) -> None:
+    runs = (found.group() for found in _OPERATOR_RUN.finditer(text))
+    if sum(run.count("/*") * len(run) for run in runs) > SCAN_MAX:
+        raise Invalid(
+            "too many comments without a space between them", code="sql.rejected", hint="take the comments out"
+        )
 
 
 def _refuse_chains(text: str) -> None:
