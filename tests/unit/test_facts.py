@@ -138,7 +138,7 @@ def shown(act: Act) -> str:
         ),
         (
             MY,
-            "ALTER TABLE t ^ADD CHECK (a > 1), ^ADD CONSTRAINT c FOREIGN KEY (a) REFERENCES u (b), ^ADD PRIMARY KEY (a)",
+            "ALTER TABLE t ^ADD CHECK (a > 1), ^ADD CONSTRAINT c FOREIGN KEY (a) REFERENCES u, ^ADD PRIMARY KEY (a)",
             ["add_check t", "add_foreign_key t", "add_unique t"],
         ),
         (MY, "ALTER TABLE t ^RENAME COLUMN a TO b", ["rename_column t.a"]),
