@@ -70,6 +70,9 @@ def test_almost_every_read_of_the_corpus_is_a_read(dialect: Dialect) -> None:
         (MY, "SELECT @a := w()"),
         (MY, "SELECT NEXT VALUE FOR s"),
         (MY, "SHOW TABLES WHERE w()"),
+        (MY, "SHOW VARIABLES WHERE NEXT VALUE FOR s1"),
+        (MY, "SHOW TABLES WHERE Name = 'a' OR PREVIOUS VALUE FOR s1"),
+        (MY, "SELECT 5--/**/1"),
         (PG, "SELECT @ setval(x, y) FROM (SELECT 'app_seq'::regclass AS x, 500::bigint AS y) q"),
         (PG, "SELECT @ bump(id) FROM t"),
         (PG, 'SELECT U&"\\0070g_sleep"(3)'),
@@ -247,6 +250,11 @@ def test_a_long_list_of_conditions_is_not_deep() -> None:
     assert (
         verdict("SELECT * FROM t WHERE " + " OR ".join(f"a = {n} AND b - 1 > 0" for n in range(4000)), PG) == "select"
     )
+
+
+def test_a_comment_whose_place_changes_what_is_read_is_refused() -> None:
+    assert verdict("DELETE FROM t WHERE a = 5--/**/1 AND b = 2", MY) == "sql.unparsable"
+    assert verdict("DELETE FROM t WHERE a = 5- -/**/1 AND b = 2", MY) == "dml"
 
 
 def test_a_hint_is_a_comment_and_runs_as_none() -> None:

@@ -15,7 +15,6 @@ from dbward.domain.sql.statements import Classification, Kind, Statement
 from dbward.errors import Invalid
 
 MAX_BYTES = 1_048_576
-MAX_STATEMENTS = 100
 
 _CLASSIFIERS: dict[Dialect, Callable[..., tuple[Statement, ...]]] = {
     Dialect.POSTGRESQL: classify_postgresql,
@@ -33,8 +32,6 @@ def classify(text: str, dialect: Dialect, *, vouched: Collection[str] = ()) -> C
     statements = _CLASSIFIERS[dialect](text, vouched=vouched)
     if not statements:
         raise Invalid("there is no SQL statement", code="sql.empty")
-    if len(statements) > MAX_STATEMENTS:
-        raise Invalid(f"more than {MAX_STATEMENTS} statements at once", code="sql.rejected")
     reads = all(statement.kind is Kind.SELECT for statement in statements)
     if reads:
         _refuse_several_results(statements)

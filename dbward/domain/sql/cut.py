@@ -10,6 +10,7 @@ from dbward.domain.sql.lex import Kind, Token, tokenize
 from dbward.errors import Invalid
 
 MAX_NESTING = 200
+MAX_STATEMENTS = 100
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,15 +59,20 @@ def cut(text: str, dialect: Dialect) -> list[Piece]:
             raise Invalid(f"parentheses nested more than {MAX_NESTING} deep", code="sql.rejected")
         if sign == ";":
             if piece:
-                pieces.append(_without_comments(text, piece))
+                pieces.append(_without_comments(text, piece, dialect))
+            if len(pieces) > MAX_STATEMENTS:
+                raise Invalid(f"more than {MAX_STATEMENTS} statements at once", code="sql.rejected")
             piece = []
         elif piece or not _is_comment(token):
             piece.append(token)
     return pieces
 
 
-def _without_comments(text: str, tokens: Sequence[Token]) -> Piece:
-    """The tokens as they are written, and the white space between them. The first token is no comment."""
+def _without_comments(text: str, tokens: Sequence[Token], dialect: Dialect) -> Piece:
+    """The tokens as they are written, and the white space between them. The first token is no comment.
+
+    Raises `Invalid` when the text reads differently then: in MySQL a blank makes a comment of the two signs before it.
+    """
     parts: list[str] = []
     offsets: list[int] = []
     length = 0
@@ -84,7 +90,13 @@ def _without_comments(text: str, tokens: Sequence[Token]) -> Piece:
         length += len(gap) + token.end - token.start
         gap = ""
     kept = tuple(token for token in tokens if not _is_comment(token))
-    return Piece("".join(parts), tokens[0].start, kept, tuple(offsets))
+    bare = "".join(parts)
+    again = tokenize(bare, dialect) if len(kept) < len(tokens) else kept
+    if [(token.kind, token.text) for token in again] != [(token.kind, token.text) for token in kept]:
+        raise Invalid(
+            "the SQL reads differently without its comments", code="sql.unparsable", hint="take the comments out"
+        )
+    return Piece(bare, tokens[0].start, kept, tuple(offsets))
 
 
 def _is_comment(token: Token) -> bool:

@@ -6,16 +6,17 @@ comments. `postgresql` does the same with the server's own grammar, which these 
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
+from itertools import pairwise
 from typing import Any
 
 from dbward.domain.model import Dialect
 from dbward.domain.sql import sqlite_names
 from dbward.domain.sql.cut import Piece, cut
 from dbward.domain.sql.lex import Kind as Lexed
-from dbward.domain.sql.lex import words
+from dbward.domain.sql.lex import Token, words
 from dbward.domain.sql.parse import parse_statement
 from dbward.domain.sql.reads import reason_in_tokens, reason_in_tree
 from dbward.domain.sql.statements import Kind, Statement
@@ -48,6 +49,7 @@ _SHOWN = words(
     """
 )
 _SHOW_SIGNS = frozenset({".", ",", "=", "<", ">", "!"})
+_CONNECTIVES = words("AND OR NOT LIKE REGEXP RLIKE IS NULL")
 _SET_SCOPES = words("SESSION LOCAL")
 _SET_NUMBERS = words("WAIT_TIMEOUT NET_READ_TIMEOUT NET_WRITE_TIMEOUT")
 _UTF8 = frozenset({"'utf8mb4'", "UTF8MB4"})
@@ -160,9 +162,17 @@ def _show(piece: Piece) -> _Judged:
     calls = [token.text for token in rest if token.kind is Lexed.OP and token.text not in _SHOW_SIGNS]
     itself = piece.text.upper().endswith("FOR CURRENT_USER()") and calls == ["(", ")"]
     plain = all(token.kind in _PLAIN | {Lexed.OP} for token in rest)
-    if rest and rest[0].text in _SHOWN and plain and (not calls or itself):
+    if rest and rest[0].text in _SHOWN and plain and (not calls or itself) and _only_compares(rest):
         return _Judged(Kind.SELECT, "SHOW")
     return _Judged(Kind.DML, "SHOW", ("statement:show",))
+
+
+def _only_compares(tokens: Sequence[Token]) -> bool:
+    """Whether a WHERE holds nothing but comparisons: two operands side by side may be `NEXT VALUE FOR a_sequence`."""
+    said = [token.text for token in tokens]
+    condition = tokens[said.index("WHERE") + 1 :] if "WHERE" in said else ()
+    operands = [token.kind is not Lexed.OP and token.text not in _CONNECTIVES for token in condition]
+    return not any(one and other for one, other in pairwise(operands))
 
 
 def _explain(piece: Piece, dialect: Dialect, vouched: Collection[str]) -> _Judged:
