@@ -201,6 +201,7 @@ def _start_mariadb(home: Path) -> str:
     )
     settings = {
         "datadir": data,
+        "tmpdir": data,  # at its start a server removes the temporary files of others from a directory they share
         "bind-address": "127.0.0.1",
         "socket": "socket",
         "pid-file": "pid",
