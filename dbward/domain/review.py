@@ -31,7 +31,8 @@ def review(
 ) -> tuple[Finding, ...]:
     """Every finding whose rule is not off, in the order of the text; a rule that `actions` lacks does its default.
 
-    `advice`: what another tool has found. `in_transaction`: a transaction is around even a single statement.
+    `advice`: what another tool has found; it is dropped where a table is new. `in_transaction`: a transaction is around
+    even a single statement.
     """
     known = tuple(facts(statement, dialect) for statement in classification.statements)
     text = Reviewed(classification, known, steps(known, dialect, schema), dialect, schema, in_transaction)
@@ -41,8 +42,13 @@ def review(
         if action is not Action.OFF and dialect in rule.dialects:
             found.extend(_findings(rule, action, text))
     if actions.get(SQUAWK, DEFAULT_ACTIONS[SQUAWK]) is not Action.OFF:
-        found.extend(advice)
+        found.extend(advised for advised in advice if not _is_on_new_tables(text, advised.statement_index))
     return tuple(sorted(found, key=_place))
+
+
+def _is_on_new_tables(text: Reviewed, index: int) -> bool:
+    """Whether a statement is only about tables that the text has created: advice is about locks, and nobody waits."""
+    return bool(text.steps[index]) and all(step.on_new_table for step in text.steps[index])
 
 
 def _place(finding: Finding) -> tuple[int, int, int]:
