@@ -396,3 +396,21 @@ def test_long_chains_are_no_deep_recursion(dialect: Dialect, sql: str) -> None:
     found = read(sql, dialect)
     assert found.known
     assert all(Flag.WHERE in act.flags for act in found.acts)
+
+
+@pytest.mark.parametrize("dialect", Dialect)
+@pytest.mark.parametrize(
+    "sql",
+    [
+        "DELETE FROM t WHERE a = " + "+".join(["b"] * 300),
+        "INSERT INTO t " + " UNION ALL ".join(["SELECT 1 FROM u"] * 300),
+        "DELETE FROM t WHERE a IN (SELECT x0.a FROM x0 "
+        + " ".join(f"JOIN x{n} USING (a)" for n in range(1, 250))
+        + ")",
+    ],
+)
+def test_what_the_parser_takes_is_not_too_deep_to_be_read(dialect: Dialect, sql: str) -> None:
+    found = read(sql, dialect)
+    assert found.known
+    assert len(found.acts) == 1
+    assert found.cartesian == ()

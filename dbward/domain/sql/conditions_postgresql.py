@@ -1,8 +1,11 @@
-"""Conditions in PostgreSQL's trees: whether they leave rows out, what they connect, what they compare."""
+"""Conditions in PostgreSQL's trees: whether they leave rows out, what they connect, what they compare.
+
+Long chains of operators are deep trees, so nothing recurses but into conditions of conditions.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Final, Literal
 
 from dbward.domain.sql.gather import Link, Side, Truth, all_of, any_of, not_
@@ -32,13 +35,47 @@ def condition(node: PgNode) -> Truth:
             if "boolval" in fields:
                 return Truth.TRUE if fields["boolval"].get("boolval") else Truth.FALSE
             return Truth.FALSE if fields.get("isnull") else Truth.CONSTANT
-        case "A_Expr" if operator(fields) == "=":
-            left, right = (_bare(fields.get(side)) for side in ("lexpr", "rexpr"))
-            if left == right and _has(fields, _OF_A_ROW - {"ColumnRef"}) is False:
-                return Truth.TRUE
-            if "A_Const" in left and "A_Const" in right:
-                return Truth.FALSE
-    return Truth.ROW if _has(node, _OF_A_ROW) else Truth.CONSTANT
+        case "A_Expr" if (same := _same(fields)) is not None:
+            return Truth.TRUE if same else Truth.FALSE
+    return Truth.ROW if any(key in _OF_A_ROW for key, _ in inside(node)) else Truth.CONSTANT
+
+
+def _same(expr: PgNode) -> bool | None:
+    """Whether both sides of `=` are always equal, or never; None when that depends."""
+    left, right = (_leaf(expr.get(side, {})) for side in ("lexpr", "rexpr"))
+    if operator(expr) != "=" or not left or not right:
+        return None
+    if left == right:
+        return True
+    return False if "A_Const" in left and "A_Const" in right else None
+
+
+def _leaf(node: PgNode) -> PgNode:
+    """A column or a constant without its place; empty for anything else."""
+    return {
+        type_: {name: value for name, value in fields.items() if name not in LOCATIONS}
+        for type_, fields in node.items()
+        if type_ in {"ColumnRef", "A_Const"}
+    }
+
+
+def inside(
+    value: Any, skip: Callable[[str, PgNode], bool] = lambda _key, _fields: False
+) -> Iterator[tuple[str, PgNode]]:
+    """Every node of a tree, with its type or the name of its field; not what is skipped, nor what is inside that."""
+    stack: list[tuple[str, Any]] = [("", value)]
+    while stack:
+        key, item = stack.pop()
+        if isinstance(item, list):
+            stack.extend((key, inner) for inner in item)
+        elif isinstance(item, dict) and not skip(key, item):
+            yield key, item
+            stack.extend(item.items())
+
+
+def outside_queries(key: str, _fields: PgNode) -> bool:
+    """For `inside`: skips the queries in an expression."""
+    return key == "SelectStmt"
 
 
 def operator(expr: PgNode) -> str:
@@ -50,18 +87,8 @@ def operator(expr: PgNode) -> str:
 
 def start(value: Any) -> int:
     """Where the leftmost part of a tree stands."""
-    return min(_places(value), default=0)
-
-
-def _places(value: Any) -> Iterator[int]:
-    if isinstance(value, list):
-        for item in value:
-            yield from _places(item)
-    elif isinstance(value, dict):
-        if isinstance(value.get("location"), int) and value["location"] >= 0:
-            yield value["location"]
-        for inner in value.values():
-            yield from _places(inner)
+    places = (fields.get("location") for _, fields in inside(value))
+    return min((place for place in places if isinstance(place, int) and place >= 0), default=0)
 
 
 def links(qual: PgNode) -> Iterator[Link]:
@@ -75,34 +102,23 @@ def links(qual: PgNode) -> Iterator[Link]:
 
 
 def link(qual: PgNode, names: frozenset[str] = frozenset()) -> Link:
-    """Everything that is named in `qual`, beside `names`."""
-    qualifiers, unqualified = _columns(qual)
+    """Everything that is named in `qual`, beside `names`. In queries inside, plain columns are taken for theirs."""
+    columns = [fields["fields"] for key, fields in inside(qual) if key == "ColumnRef"]
+    qualifiers = {parts[-2].get("String", {}).get("sval", "") for parts in columns if len(parts) > 1}
+    own = (fields["fields"] for key, fields in inside(qual, outside_queries) if key == "ColumnRef")
+    unqualified = sum(1 for parts in own if len(parts) == 1)
     expr = qual.get("A_Expr", {})
     if operator(expr) == "=":
-        constants = [side for name in ("lexpr", "rexpr") if "A_Const" in (side := _bare(expr.get(name)))]
-        qualifiers |= {f"\0{constant}" for constant in constants}
+        leaves = (_leaf(expr.get(side, {})) for side in ("lexpr", "rexpr"))
+        qualifiers |= {f"\0{leaf}" for leaf in leaves if "A_Const" in leaf}
     return Link(names | qualifiers, unqualified)
-
-
-def _columns(value: Any, *, inside: bool = False) -> tuple[frozenset[str], int]:
-    """Qualifiers, and the number of columns that have none. In a query `inside`, those are taken for its own."""
-    if isinstance(value, list):
-        found = [_columns(item, inside=inside) for item in value]
-    elif not isinstance(value, dict):
-        return frozenset(), 0
-    elif "fields" in value:
-        parts = value["fields"]
-        if len(parts) > 1:
-            return frozenset({parts[-2].get("String", {}).get("sval", "")}), 0
-        return frozenset(), int(not inside)
-    else:
-        found = [_columns(item, inside=inside or key == "SelectStmt") for key, item in value.items()]
-    return frozenset[str]().union(*(names for names, _ in found)), sum(count for _, count in found)
 
 
 def comparisons(qual: PgNode, sides: Sequence[Side]) -> Iterator[Comparison]:
     """Columns beside literals, but for those of queries inside."""
-    for expr in _expressions(qual):
+    for key, expr in inside(qual, outside_queries):
+        if key != "A_Expr":
+            continue
         if operator(expr) not in COMPARES and expr.get("kind") not in _LISTS:
             continue
         left, right = expr.get("lexpr", {}), expr.get("rexpr", {})
@@ -120,18 +136,6 @@ def _may_be(side: Side, names: Sequence[str], count: int) -> bool:
     return names[-2] in side.names if len(names) > 1 else count == 1
 
 
-def _expressions(value: Any) -> Iterator[PgNode]:
-    if isinstance(value, list):
-        for item in value:
-            yield from _expressions(item)
-    elif isinstance(value, dict):
-        if "A_Expr" in value:
-            yield value["A_Expr"]
-        for key, inner in value.items():
-            if key != "SelectStmt":
-                yield from _expressions(inner)
-
-
 def _literal(node: PgNode) -> Literal["number", "string"] | None:
     """The kind of a literal, or of the first in a list of them."""
     items = node["List"]["items"] if "List" in node else [node]
@@ -139,20 +143,3 @@ def _literal(node: PgNode) -> Literal["number", "string"] | None:
     if "sval" in constant:
         return "string"
     return "number" if {"ival", "fval"} & constant.keys() else None
-
-
-def _bare(value: Any) -> Any:
-    """The tree without its places."""
-    if isinstance(value, list):
-        return [_bare(item) for item in value]
-    if isinstance(value, dict):
-        return {key: _bare(inner) for key, inner in value.items() if key not in LOCATIONS}
-    return {} if value is None else value
-
-
-def _has(value: Any, types: frozenset[str]) -> bool:
-    if isinstance(value, list):
-        return any(_has(item, types) for item in value)
-    if not isinstance(value, dict):
-        return False
-    return not types.isdisjoint(value) or any(_has(inner, types) for inner in value.values())

@@ -2,10 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, Final
 
-from dbward.domain.sql.conditions_postgresql import COMPARES, comparisons, condition, link, links, operator, start
+from dbward.domain.sql.conditions_postgresql import (
+    COMPARES,
+    comparisons,
+    condition,
+    inside,
+    link,
+    links,
+    operator,
+    outside_queries,
+    start,
+)
 from dbward.domain.sql.facts_postgresql_ddl import (
     ACTS,
     TABLES,
@@ -39,33 +49,43 @@ _KINDS_OF_OBJECT: Final = {
 """Statements whose `relation` is a table only if one of these fields says so."""
 
 
+Todo = list[tuple[str, Any, Scope]]
+"""Nodes that are still to be read: type or name of the field, fields, and what can be named there."""
+
+
 def read_postgresql(node: PgNode, text: str) -> Facts:
     """`node` is one statement, `{type: fields}`, and `text` what it was read from. May raise RecursionError."""
     found = Gathered()
-    _walk(with_places(node, text), {}, found)
+    explained = node.get("ExplainStmt")
+    if explained is None:
+        _read(with_places(node, text), found)
+    else:
+        _read(explained.get("query", {}), found)
+        if not switched_on(explained.get("options", []), "analyze"):
+            # What is only explained is not done; what it would read is still named.
+            found.acts.clear()
+            found.and_in_set.clear()
     return found.frozen()
 
 
-def _walk(value: Any, scope: Scope, found: Gathered) -> None:
-    if isinstance(value, list):
-        for item in value:
-            _walk(item, scope, found)
-        return
-    if not isinstance(value, dict):
-        return
-    if "relname" in value:
-        if value["relname"] not in scope or "schemaname" in value:
-            found.tables.add(name_of(value))
-        return
-    for key, inner in value.items():
-        if key in ACTS:
-            found.acts.extend(ACTS[key](inner))
-        if key in _HANDLERS:
-            _HANDLERS[key](inner, scope, found)
-        elif key in _NO_TABLES or not _names_a_table(key, inner):
+def _read(node: PgNode, found: Gathered) -> None:
+    todo: Todo = [("", node, {})]
+    while todo:
+        key, value, scope = todo.pop()
+        if isinstance(value, list):
+            todo.extend((key, item, scope) for item in value)
             continue
-        else:
-            _walk(inner, scope, found)
+        if not isinstance(value, dict):
+            continue
+        if key in ACTS:
+            found.acts.extend(ACTS[key](value))
+        if "relname" in value:
+            if value["relname"] not in scope or "schemaname" in value:
+                found.tables.add(name_of(value))
+        elif key in _HANDLERS:
+            _HANDLERS[key](value, scope, found, todo)
+        elif key not in _NO_TABLES and _names_a_table(key, value):
+            _rest(value, scope, todo)
 
 
 def _names_a_table(key: str, inner: Any) -> bool:
@@ -73,13 +93,11 @@ def _names_a_table(key: str, inner: Any) -> bool:
     return not fields or any(inner.get(name) in TABLES for name in fields)
 
 
-def _rest(stmt: PgNode, scope: Scope, found: Gathered, *done: str) -> None:
-    for key, inner in stmt.items():
-        if key not in done and key != "withClause":
-            _walk(inner, scope, found)
+def _rest(stmt: PgNode, scope: Scope, todo: Todo, *done: str) -> None:
+    todo.extend((key, inner, scope) for key, inner in stmt.items() if key not in done and key != "withClause")
 
 
-def _with_ctes(stmt: PgNode, scope: Scope, found: Gathered) -> Scope:
+def _with_ctes(stmt: PgNode, scope: Scope, todo: Todo) -> Scope:
     """What the statement's own CTEs add to the scope; each sees those before it, and with RECURSIVE all of them."""
     clause = stmt.get("withClause")
     if clause is None:
@@ -88,56 +106,53 @@ def _with_ctes(stmt: PgNode, scope: Scope, found: Gathered) -> Scope:
     named = {cte["ctename"]: _is_small(cte["ctequery"]) for cte in ctes}
     inner: dict[str, bool] = {**scope, **(dict.fromkeys(named, False) if clause.get("recursive") else {})}
     for cte in ctes:
-        _walk(cte["ctequery"], inner, found)
+        todo.append(("", cte["ctequery"], dict(inner)))
         inner[cte["ctename"]] = named[cte["ctename"]]
     return inner
 
 
-def _select(stmt: PgNode, scope: Scope, found: Gathered) -> None:
-    inner = _with_ctes(stmt, scope, found)
+def _select(stmt: PgNode, scope: Scope, found: Gathered, todo: Todo) -> None:
+    inner = _with_ctes(stmt, scope, todo)
     into = stmt.get("intoClause")
     if into is not None:
         found.acts.append(created_from_query(into))
     _block(stmt.get("fromClause", []), stmt.get("whereClause"), inner, found)
-    for branch in ("larg", "rarg"):
-        if branch in stmt:
-            _select(stmt[branch], inner, found)
-    _rest(stmt, inner, found, "larg", "rarg")
+    todo.extend(("SelectStmt", stmt[branch], inner) for branch in ("larg", "rarg") if branch in stmt)
+    _rest(stmt, inner, todo, "larg", "rarg")
 
 
-def _insert(stmt: PgNode, scope: Scope, found: Gathered) -> None:
+def _insert(stmt: PgNode, scope: Scope, found: Gathered, todo: Todo) -> None:
     found.acts.append(_write(Deed.INSERT, stmt))
-    inner = _with_ctes(stmt, scope, found)
     _assignments(stmt.get("onConflictClause", {}), found)
     _target(stmt, found)
-    _rest(stmt, inner, found, "relation")
+    _rest(stmt, _with_ctes(stmt, scope, todo), todo, "relation")
 
 
-def _update(stmt: PgNode, scope: Scope, found: Gathered) -> None:
+def _update(stmt: PgNode, scope: Scope, found: Gathered, todo: Todo) -> None:
     found.acts.append(_write(Deed.UPDATE, stmt))
-    inner = _with_ctes(stmt, scope, found)
     _assignments(stmt, found)
-    _target(stmt, found)
-    _block([{"RangeVar": stmt["relation"]}, *stmt.get("fromClause", [])], stmt.get("whereClause"), inner, found)
-    _rest(stmt, inner, found, "relation")
+    _changed_with(stmt, stmt.get("fromClause", []), scope, found, todo)
 
 
-def _delete(stmt: PgNode, scope: Scope, found: Gathered) -> None:
+def _delete(stmt: PgNode, scope: Scope, found: Gathered, todo: Todo) -> None:
     found.acts.append(_write(Deed.DELETE, stmt))
-    inner = _with_ctes(stmt, scope, found)
+    _changed_with(stmt, stmt.get("usingClause", []), scope, found, todo)
+
+
+def _changed_with(stmt: PgNode, others: list[PgNode], scope: Scope, found: Gathered, todo: Todo) -> None:
+    inner = _with_ctes(stmt, scope, todo)
     _target(stmt, found)
-    _block([{"RangeVar": stmt["relation"]}, *stmt.get("usingClause", [])], stmt.get("whereClause"), inner, found)
-    _rest(stmt, inner, found, "relation")
+    _block([{"RangeVar": stmt["relation"]}, *others], stmt.get("whereClause"), inner, found)
+    _rest(stmt, inner, todo, "relation")
 
 
-def _merge(stmt: PgNode, scope: Scope, found: Gathered) -> None:
+def _merge(stmt: PgNode, scope: Scope, found: Gathered, todo: Todo) -> None:
     found.acts.append(_write(Deed.MERGE, stmt))
-    inner = _with_ctes(stmt, scope, found)
     for item in stmt.get("mergeWhenClauses", []):
         if item["MergeWhenClause"].get("commandType") == "CMD_UPDATE":
             _assignments(item["MergeWhenClause"], found)
     _target(stmt, found)
-    _rest(stmt, inner, found, "relation")
+    _rest(stmt, _with_ctes(stmt, scope, todo), todo, "relation")
 
 
 def _target(stmt: PgNode, found: Gathered) -> None:
@@ -155,11 +170,14 @@ def _write(deed: Deed, stmt: PgNode) -> Act:
 
 
 def _limits(stmt: PgNode) -> frozenset[Flag]:
-    """LIMIT if a query that feeds the write is limited, ORDER_BY if each of those says which rows come first."""
+    """LIMIT if a query that feeds the write is limited, ORDER_BY if each of those says which rows come first.
+
+    After EXISTS it does not matter which row is found.
+    """
     limited = [
-        select
-        for select in _selects(stmt)
-        if "limitCount" in select and not select["limitCount"].get("A_Const", {}).get("isnull")
+        fields
+        for _, fields in inside(stmt, lambda _, fields: fields.get("subLinkType") == "EXISTS_SUBLINK")
+        if "limitCount" in fields and not fields["limitCount"].get("A_Const", {}).get("isnull")
     ]
     if not limited:
         return frozenset()
@@ -167,44 +185,24 @@ def _limits(stmt: PgNode) -> frozenset[Flag]:
     return frozenset({Flag.LIMIT, Flag.ORDER_BY} if ordered else {Flag.LIMIT})
 
 
-def _selects(value: Any) -> Iterator[PgNode]:
-    """Every query inside; not those after EXISTS, where it does not matter which row is found."""
-    if isinstance(value, list):
-        for item in value:
-            yield from _selects(item)
-    elif isinstance(value, dict) and value.get("subLinkType") != "EXISTS_SUBLINK":
-        if "limitOption" in value:
-            yield value
-        for inner in value.values():
-            yield from _selects(inner)
-
-
-def _copy(stmt: PgNode, scope: Scope, found: Gathered) -> None:
+def _copy(stmt: PgNode, scope: Scope, found: Gathered, todo: Todo) -> None:
     relation = stmt.get("relation")
     table = name_of(relation) if relation else None
     found.acts.append(Act(Deed.COPY, table, (relation or {}).get("location", 0)))
-    _rest(stmt, scope, found)
+    _rest(stmt, scope, todo)
 
 
-def _call(stmt: PgNode, scope: Scope, found: Gathered) -> None:
+def _call(stmt: PgNode, scope: Scope, found: Gathered, todo: Todo) -> None:
     found.acts.append(Act(Deed.CALL, None, stmt.get("funccall", {}).get("location", 0)))
-    _rest(stmt, scope, found)
+    _rest(stmt, scope, todo)
 
 
-def _explain(stmt: PgNode, scope: Scope, found: Gathered) -> None:
-    """What is only explained is not done; what it would read is still named."""
-    acts, assignments = len(found.acts), len(found.and_in_set)
-    _walk(stmt.get("query", {}), scope, found)
-    if not switched_on(stmt.get("options", []), "analyze"):
-        del found.acts[acts:], found.and_in_set[assignments:]
-
-
-def _drop(stmt: PgNode, _scope: Scope, found: Gathered) -> None:
+def _drop(stmt: PgNode, _scope: Scope, found: Gathered, _todo: Todo) -> None:
     if stmt.get("removeType") in TABLES:
         found.tables.update(name_in(item) for item in stmt.get("objects", []))
 
 
-def _comment(stmt: PgNode, _scope: Scope, found: Gathered) -> None:
+def _comment(stmt: PgNode, _scope: Scope, found: Gathered, _todo: Todo) -> None:
     """`object` holds a table's name, or a column's behind its table's."""
     kind = stmt.get("objtype")
     items = stmt.get("object", {}).get("List", {}).get("items", [])
@@ -214,7 +212,7 @@ def _comment(stmt: PgNode, _scope: Scope, found: Gathered) -> None:
         found.tables.add(name_in({"List": {"items": items}}))
 
 
-def _list(expr: PgNode, scope: Scope, found: Gathered) -> None:
+def _list(expr: PgNode, scope: Scope, found: Gathered, todo: Todo) -> None:
     """`x IN (1, 2)`, and `x = ANY (ARRAY[1, 2])`, which is the same."""
     inner = expr.get("rexpr", {})
     match expr.get("kind"):
@@ -226,10 +224,10 @@ def _list(expr: PgNode, scope: Scope, found: Gathered) -> None:
             items = None
     if items is not None:
         found.in_lists.append((len(items), start(expr)))
-    _rest(expr, scope, found)
+    _rest(expr, scope, todo)
 
 
-_HANDLERS: Final[Mapping[str, Callable[[PgNode, Scope, Gathered], None]]] = {
+_HANDLERS: Final[Mapping[str, Callable[[PgNode, Scope, Gathered, Todo], None]]] = {
     "SelectStmt": _select,
     "InsertStmt": _insert,
     "UpdateStmt": _update,
@@ -237,7 +235,6 @@ _HANDLERS: Final[Mapping[str, Callable[[PgNode, Scope, Gathered], None]]] = {
     "MergeStmt": _merge,
     "CopyStmt": _copy,
     "CallStmt": _call,
-    "ExplainStmt": _explain,
     "DropStmt": _drop,
     "CommentStmt": _comment,
     "A_Expr": _list,
@@ -281,14 +278,17 @@ def _join(join: PgNode, scope: Scope, quals: list[PgNode]) -> Block:
     left, left_links = _sides(join["larg"], scope, quals)
     right, right_links = _sides(join["rarg"], scope, quals)
     sides, connected = [*left, *right], [*left_links, *right_links]
-    named = frozenset[str]().union(*(side.names for side in sides))
-    if join.get("isNatural") or "usingClause" in join:
-        connected.append(Link(named))
     if "quals" in join:
         quals.append(join["quals"])
+    if join.get("isNatural") or "usingClause" in join:
+        connected.append(Link(_names(sides)))
     if "alias" in join:  # each column of the join can be named with it
-        connected.append(Link(named | _alias(join)))
+        connected.append(Link(_names(sides) | _alias(join)))
     return sides, connected
+
+
+def _names(sides: list[Side]) -> frozenset[str]:
+    return frozenset[str]().union(*(side.names for side in sides))
 
 
 def _relation(relation: PgNode, scope: Scope) -> Side:
@@ -315,15 +315,9 @@ def _is_small(query: PgNode) -> bool:
     return "groupClause" not in select and any(map(_aggregates, select.get("targetList", [])))
 
 
-def _aggregates(value: Any) -> bool:
-    if isinstance(value, list):
-        return any(map(_aggregates, value))
-    if not isinstance(value, dict) or "SubLink" in value:
-        return False
-    call = value.get("FuncCall", {})
-    if call and "over" not in call and call["funcname"][-1].get("String", {}).get("sval") in AGGREGATES:
-        return True
-    return any(map(_aggregates, value.values()))
+def _aggregates(target: PgNode) -> bool:
+    calls = (fields for key, fields in inside(target, outside_queries) if key == "FuncCall" and "over" not in fields)
+    return any(call["funcname"][-1].get("String", {}).get("sval") in AGGREGATES for call in calls)
 
 
 def _assignments(stmt: PgNode, found: Gathered) -> None:
