@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from dbward import squawk
 from dbward.db import agents, schemas
 from dbward.db.engine import Connection
 from dbward.domain.judge import Judgement, judge
@@ -11,19 +12,20 @@ from dbward.domain.model import Dialect, Target
 from dbward.domain.risk import names_of
 from dbward.domain.sql.classify import classify
 from dbward.domain.sql.facts import facts
-from dbward.domain.sql.statements import Classification, Facts
+from dbward.domain.sql.statements import Classification, Facts, Finding
 from dbward.errors import Invalid
 from dbward.runtime import Runtime
 
 
 @dataclass(frozen=True, slots=True)
 class Submission:
-    """A text that was read."""
+    """A text that was read. `advice` comes from a program of its own, which is why no transaction is open meanwhile."""
 
     target: Target
     dialect: Dialect
     plan: Classification
     facts: tuple[Facts, ...]
+    advice: tuple[Finding, ...]
 
 
 def read(rt: Runtime, target: Target, sql: str) -> Submission:
@@ -35,6 +37,7 @@ def read(rt: Runtime, target: Target, sql: str) -> Submission:
         dialect=dialect,
         plan=plan,
         facts=tuple(facts(statement, dialect) for statement in plan.statements),
+        advice=squawk.advice(plan) if dialect is Dialect.POSTGRESQL and plan.contains_ddl else (),
     )
 
 
@@ -55,6 +58,7 @@ def judged(rt: Runtime, conn: Connection, said: Submission, *, emergency: bool) 
         schemas.neighbourhood(conn, said.target, names_of(said.facts)),
         emergency=emergency,
         now=rt.now(),
+        advice=said.advice,
     )
 
 

@@ -105,6 +105,8 @@ def test_almost_every_read_of_the_corpus_is_a_read(dialect: Dialect) -> None:
         (PG, "SELECT * FROM t FOR UPDATE"),
         (PG, "SELECT * FROM (SELECT * FROM t FOR NO KEY UPDATE) q"),
         (PG, "EXPLAIN (ANALYZE) DELETE FROM t"),
+        (PG, "EXPLAIN CREATE TEMP TABLE x AS SELECT 1"),
+        (PG, "EXPLAIN SELECT 1 INTO TEMP x"),
         (PG, "SELECT * FROM pg_read_file('/etc/hostname')"),
         (PG, "SELECT pg_sleep_for('1 s')"),
         (PG, "SELECT nextval('s')"),

@@ -88,7 +88,9 @@ def _judge(type_: str, fields: PgNode, known: Known, vouched: Collection[str]) -
 
 
 def _explain(fields: PgNode, vouched: Collection[str]) -> tuple[Kind, tuple[str, ...]]:
-    """ANALYZE runs the statement; without it, planning alone may still run functions of the user."""
+    """ANALYZE runs the statement. Without it, planning may still run functions of the user, and planning to make a
+    temporary table makes the schema for it.
+    """
     inner = fields.get("query", {})
     type_ = next(iter(inner), "")
     if type_ not in EXPLAINED:
@@ -96,7 +98,9 @@ def _explain(fields: PgNode, vouched: Collection[str]) -> tuple[Kind, tuple[str,
     kind, reasons = _judge(type_, inner[type_], STATEMENTS[type_], vouched)
     if _analyzes(fields.get("options", ())):
         return kind, reasons
-    planned = tuple(reason for reason in reasons if reason.startswith("unvouched_"))
+    planned = tuple(reason for reason in reasons if reason.startswith("unvouched_") or reason == "select_into")
+    if type_ == "CreateTableAsStmt":
+        planned = ("statement:explain", *planned)
     return (Kind.DML if planned else Kind.SELECT), planned
 
 
