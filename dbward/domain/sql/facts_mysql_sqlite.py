@@ -11,11 +11,8 @@ from typing import Final
 from sqlglot import exp
 
 from dbward.domain.sql.conditions_mysql_sqlite import comparisons, condition, conjuncts, link, own_nodes, start
-from dbward.domain.sql.gather import AGGREGATES, Gathered, Link, Side, restricts, unjoined
+from dbward.domain.sql.gather import AGGREGATES, Gathered, Link, Scope, Side, restricts, unjoined
 from dbward.domain.sql.statements import Act, Deed, Flag, Name
-
-Scope = Mapping[str, bool]
-"""The common table expressions that can be named here, in lower case; True for one that is small, see `_is_small`."""
 
 _NO_TABLES: Final[Mapping[type[exp.Expr], frozenset[str]]] = {
     exp.Table: frozenset({"indexed"}),
@@ -29,7 +26,7 @@ _NO_TABLES: Final[Mapping[type[exp.Expr], frozenset[str]]] = {
 def read_tree(tree: exp.Expr) -> Gathered:
     """What a query or a write does, nested ones included. What the parser passes over as mere text is not known."""
     found = Gathered(known=tree.find(exp.Command) is None)
-    stack: list[tuple[exp.Expr, Scope]] = [(tree, {})]
+    stack: list[tuple[exp.Expr, Scope]] = [(tree, Scope())]
     while stack:
         node, scope = stack.pop()
         inner = scope
@@ -54,18 +51,23 @@ def _children(node: exp.Expr) -> Iterator[exp.Expr]:
 
 
 def _extended(with_: exp.Expr, scope: Scope, stack: list[tuple[exp.Expr, Scope]]) -> Scope:
-    """The scope with the CTEs of a WITH; each sees those before it, and with RECURSIVE all of them."""
-    named = {cte.alias.lower(): _is_small(cte.this) for cte in with_.expressions}
-    inner: dict[str, bool] = {**scope, **(dict.fromkeys(named, False) if with_.args.get("recursive") else {})}
-    for cte in with_.expressions:
-        stack.append((cte.this, dict(inner)))
-        inner[cte.alias.lower()] = named[cte.alias.lower()]
+    """The scope with the CTEs of a WITH. Their names are alike in any case of letters."""
+    named = [(cte.alias.lower(), _is_small(cte.this)) for cte in with_.expressions]
+    within, inner = scope.extended(named, recursive=bool(with_.args.get("recursive")))
+    stack.extend((cte.this, seen) for cte, seen in zip(with_.expressions, within, strict=True))
     return inner
+
+
+def _cte(name: Name, scope: Scope) -> bool | None:
+    """Whether the CTE of this name is small, as MySQL's `dual` is; None for a table."""
+    if name.schema is not None:
+        return None
+    return True if name.name.lower() == "dual" else scope.find(name.name.lower())
 
 
 def _table(table: exp.Table, scope: Scope, found: Gathered) -> None:
     name = name_of(table)
-    if name is not None and (name.schema is not None or name.name.lower() not in {*scope, "dual"}):
+    if name is not None and _cte(name, scope) is None:
         found.tables.add(name)
 
 
@@ -206,9 +208,8 @@ def _side(node: exp.Expr, scope: Scope, sides: list[Side], connected: list[Link]
     names = frozenset({alias})
     name = name_of(node)
     if name is not None:
-        is_cte = name.schema is None and name.name.lower() in scope
-        small = scope[name.name.lower()] if is_cte else name.name.lower() == "dual"
-        sides.append(Side(names, at, not small, None if is_cte else name))
+        cte = _cte(name, scope)
+        sides.append(Side(names, at, cte is not True, name if cte is None else None))
     elif isinstance(node, exp.Subquery):
         sides.append(Side(names, at, not _is_small(node)))
     else:  # LATERAL, functions and lists of values: made from their arguments

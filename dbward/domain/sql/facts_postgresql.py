@@ -25,12 +25,9 @@ from dbward.domain.sql.facts_postgresql_ddl import (
     switched_on,
     with_places,
 )
-from dbward.domain.sql.gather import AGGREGATES, Gathered, Link, Side, restricts, unjoined
+from dbward.domain.sql.gather import AGGREGATES, Gathered, Link, Scope, Side, restricts, unjoined
 from dbward.domain.sql.pgtree import PgNode
 from dbward.domain.sql.statements import Act, Deed, Facts, Flag
-
-Scope = Mapping[str, bool]
-"""The common table expressions that can be named here; True for one that is small, see `_is_small`."""
 
 Block = tuple[list[Side], list[Link]]
 """The sides of a FROM clause and what its joins connect."""
@@ -69,7 +66,7 @@ def read_postgresql(node: PgNode, text: str) -> Facts:
 
 
 def _read(node: PgNode, found: Gathered) -> None:
-    todo: Todo = [("", node, {})]
+    todo: Todo = [("", node, Scope())]
     while todo:
         key, value, scope = todo.pop()
         if isinstance(value, list):
@@ -80,7 +77,7 @@ def _read(node: PgNode, found: Gathered) -> None:
         if key in ACTS:
             found.acts.extend(ACTS[key](value))
         if "relname" in value:
-            if value["relname"] not in scope or "schemaname" in value:
+            if "schemaname" in value or scope.find(value["relname"]) is None:
                 found.tables.add(name_of(value))
         elif key in _HANDLERS:
             _HANDLERS[key](value, scope, found, todo)
@@ -98,16 +95,14 @@ def _rest(stmt: PgNode, scope: Scope, todo: Todo, *done: str) -> None:
 
 
 def _with_ctes(stmt: PgNode, scope: Scope, todo: Todo) -> Scope:
-    """What the statement's own CTEs add to the scope; each sees those before it, and with RECURSIVE all of them."""
+    """The scope with the statement's own CTEs."""
     clause = stmt.get("withClause")
     if clause is None:
         return scope
     ctes = [item["CommonTableExpr"] for item in clause.get("ctes", [])]
-    named = {cte["ctename"]: _is_small(cte["ctequery"]) for cte in ctes}
-    inner: dict[str, bool] = {**scope, **(dict.fromkeys(named, False) if clause.get("recursive") else {})}
-    for cte in ctes:
-        todo.append(("", cte["ctequery"], dict(inner)))
-        inner[cte["ctename"]] = named[cte["ctename"]]
+    named = [(cte["ctename"], _is_small(cte["ctequery"])) for cte in ctes]
+    within, inner = scope.extended(named, recursive=clause.get("recursive", False))
+    todo.extend(("", cte["ctequery"], seen) for cte, seen in zip(ctes, within, strict=True))
     return inner
 
 
@@ -292,11 +287,9 @@ def _names(sides: list[Side]) -> frozenset[str]:
 
 
 def _relation(relation: PgNode, scope: Scope) -> Side:
-    name = relation["relname"]
-    is_cte = name in scope and "schemaname" not in relation
-    names = _alias(relation) if "alias" in relation else frozenset({name})
-    at = relation.get("location", 0)
-    return Side(names, at, not (is_cte and scope[name]), None if is_cte else name_of(relation))
+    cte = scope.find(relation["relname"]) if "schemaname" not in relation else None
+    names = _alias(relation) if "alias" in relation else frozenset({relation["relname"]})
+    return Side(names, relation.get("location", 0), cte is not True, name_of(relation) if cte is None else None)
 
 
 def _alias(fields: PgNode) -> frozenset[str]:

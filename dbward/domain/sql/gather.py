@@ -5,7 +5,7 @@ Which condition really leaves rows out, and which tables of a FROM clause nothin
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import Enum, auto
 from typing import Final
@@ -46,6 +46,40 @@ class Gathered:
             comparisons=tuple(sorted(self.comparisons, key=lambda found: found.at)),
             known=self.known,
         )
+
+
+@dataclass(frozen=True, slots=True)
+class Scope:
+    """Which common table expressions can be named in a part of a query: the first `visible` ones of a WITH, and those
+    of the queries around it. `ctes`: of each its place in the WITH, and whether it is small (a row, or rows that are
+    written out).
+    """
+
+    ctes: Mapping[str, tuple[int, bool]] = field(default_factory=dict)
+    visible: int = 0
+    is_recursive: bool = False
+    outer: Scope | None = None
+
+    def find(self, name: str) -> bool | None:
+        """Whether the CTE of this name is small; None when there is none."""
+        scope: Scope | None = self
+        while scope is not None:
+            place, small = scope.ctes.get(name, (scope.visible, False))
+            if place < scope.visible:
+                return small
+            if scope.is_recursive and name in scope.ctes:
+                return False
+            scope = scope.outer
+        return None
+
+    def extended(self, ctes: Sequence[tuple[str, bool]], *, recursive: bool) -> tuple[list[Scope], Scope]:
+        """The scope in each of `ctes`, given by name and size, and the one in the query behind them.
+
+        Each sees those before it, and with RECURSIVE all of them.
+        """
+        places = {name: (place, small) for place, (name, small) in enumerate(ctes)}
+        within = [Scope(places, place, recursive, self) for place in range(len(ctes))]
+        return within, Scope(places, len(ctes), recursive, self)
 
 
 class Truth(Enum):
