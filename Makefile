@@ -43,6 +43,11 @@ test: .venv/.dev ## all checks and the whole test suite, on real PostgreSQL and 
 test-only: .venv/.dev ## only the tests below T, for example T=tests/unit
 	$(PYTEST) $(T)
 
+.PHONY: fuzz
+fuzz: .venv/.dev ## hunt for writes that pass for reads: SECONDS=600, SEED=7 for the same again
+	@sh deploy/dev/servers.sh
+	@$(PY) -m tests.fuzz --seconds $(or $(SECONDS),60) $(if $(SEED),--seed $(SEED))
+
 .PHONY: lint
 lint: .venv/.dev ## ruff: rules and format
 	$(PY) -m ruff check .

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 
 from tests.truth.corpus import Read
@@ -32,15 +32,20 @@ def survey(make: Maker, found: Sequence[Read], *, group_size: int) -> tuple[int,
                 together = differences(before, world.photograph())
         if together:
             names = [read.id for read in group]
-            changed += list(culprits(make, group)) or [f"only together: {names} changed {together}"]
+            changed += culprits(make, group) or [f"only together: {names} changed {together}"]
     return ran, changed
 
 
-def culprits(make: Maker, group: Iterable[Read]) -> Iterator[str]:
-    """Each on a world of its own."""
-    for read in group:
-        with make() as world:
-            before = world.photograph()
+def culprits(make: Maker, group: Sequence[Read]) -> list[str]:
+    """Halves the group, each half on a world of its own, until those that change something stand alone."""
+    with make() as world:
+        before = world.photograph()
+        for read in group:
             world.run(read.texts)
-            if changed := differences(before, world.photograph()):
-                yield f"{read.id} {read.texts!r} changed {changed}"
+        changed = differences(before, world.photograph())
+    if not changed:
+        return []
+    if len(group) == 1:
+        return [f"{group[0].id} {group[0].texts!r} changed {changed}"]
+    middle = len(group) // 2
+    return culprits(make, group[:middle]) + culprits(make, group[middle:])

@@ -126,7 +126,7 @@ _MY_SECTIONS = {
     " WHERE variable_name NOT LIKE 'GTID%' AND variable_name NOT LIKE 'INNODB_FIL_MAKE%'",
     "writes": "SELECT * FROM information_schema.global_status"
     " WHERE variable_name IN ('HANDLER_WRITE', 'HANDLER_DELETE', 'INNODB_MAX_TRX_ID')",
-    "locks of others": "SELECT lock_mode, lock_type, table_name FROM information_schema.metadata_lock_info",
+    "locks with names": "SELECT table_name FROM information_schema.metadata_lock_info WHERE lock_type = 'User lock'",
 }
 """`writes` grows with every row written or deleted and every transaction that began to write, rolled back or not. The
 rows that a window function keeps for itself count as updated, so those are not looked at."""
@@ -163,7 +163,10 @@ def of_mariadb_session(connection: pymysql.Connection[Any]) -> Photograph:
         settings = [row for row in ask.fetchall() if row[0] not in _MY_VOLATILE]
         ask.execute("SELECT variable_name, variable_value FROM information_schema.user_variables")
         mine = ask.fetchall()
-        ask.execute("SELECT lock_mode, lock_type, table_name FROM information_schema.metadata_lock_info")
+        ask.execute(
+            "SELECT lock_mode, lock_type, table_name FROM information_schema.metadata_lock_info"
+            " WHERE thread_id = connection_id()"
+        )
         return {"my settings": settings, "my variables": mine, "my locks": ask.fetchall()}
 
 

@@ -219,7 +219,7 @@ def _run_sqlite(connection: sqlite3.Connection, statements: Sequence[str]) -> bo
             connection.executescript(statement)
     except sqlite3.OperationalError as error:
         return error.sqlite_errorname == "SQLITE_INTERRUPT"
-    except sqlite3.Error:
+    except (sqlite3.Error, ValueError):  # ValueError: a NUL character
         return False
     finally:
         connection.set_progress_handler(None, 0)
