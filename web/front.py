@@ -2,7 +2,7 @@
 
 gunicorn reads heads on its threads, so that a few hundred clients that send theirs byte by byte, or nothing at all,
 would take them all. Here such a connection waits on the poller, for a short time, and the one that has waited longest
-makes room when there are too many.
+makes room when there are too many. Plain HTTP/1 only: what is read here would be ciphertext under TLS.
 """
 
 from __future__ import annotations
@@ -13,11 +13,13 @@ import resource
 import selectors
 import socket
 from functools import partial
+from operator import itemgetter
 from time import monotonic, sleep
-from typing import Any
+from typing import Any, Literal
 
 from gunicorn import util
 from gunicorn.http import errors as http
+from gunicorn.http import get_parser
 from gunicorn.workers.gthread import TConn, ThreadWorker
 
 HEAD_SECS = 10.0
@@ -32,6 +34,9 @@ LINGER_SECS = 0.5
 """How long a stopping server still answers on connections that were idle when it was told to stop."""
 OTHER_FILES = 192
 """Descriptors kept for everything that is no client: databases, results, pipes."""
+
+Head = Literal["unfinished", "ready", "gone"]
+"""`ready`: a thread can go on without waiting. `gone`: the peer has closed its side before the end of the head."""
 
 _NONE_LEFT = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
 _AGAIN = (errno.EAGAIN, errno.EWOULDBLOCK, errno.ECONNABORTED, errno.EINTR)
@@ -68,7 +73,7 @@ class HeadFirst(ThreadWorker):  # type: ignore[misc]  # gunicorn carries no type
             client, address = listener.accept()
         except OSError as e:
             if e.errno in _NONE_LEFT:
-                if not self._make_room():
+                if not self._make_room() and self.alive:
                     sleep(_PAUSE)  # until a call ends; the poller would only say the same again
                 return
             if e.errno in _AGAIN:
@@ -80,25 +85,29 @@ class HeadFirst(ThreadWorker):  # type: ignore[misc]  # gunicorn carries no type
         self._await_head(Connection(self.cfg, client, address, listener.getsockname()))
 
     def on_client_socket_readable(self, conn: Any, client: socket.socket) -> None:
+        if _dropped(client):
+            return
         self.poller.unregister(client)
         self.keepalived_conns.remove(conn)
         self._await_head(conn)
 
     def on_pending_socket_readable(self, conn: Any, client: socket.socket) -> None:
-        if not head_is_there(conn):
+        if _dropped(client):
             return
-        self.poller.unregister(client)
-        self.pending_conns.remove(conn)
-        self._serve(conn)
+        head = read_head(conn)
+        if head != "unfinished":
+            self.poller.unregister(client)
+            self.pending_conns.remove(conn)
+            self._go_on(conn, head)
 
     def finish_request(self, conn: Any, fs: Any) -> None:
-        with contextlib.suppress(Exception):  # which is looked at again below
-            if fs.result() is True and conn.parser.unreader.buf.getvalue():
-                # What was read ahead may be less than a whole head.
-                conn.sock.settimeout(0)
-                self._await_head(conn)
-                return
-        super().finish_request(conn, fs)
+        kept = not fs.cancelled() and fs.exception() is None and fs.result() is True
+        if kept and _read_ahead(conn):
+            # What was read ahead may be less than a whole head.
+            conn.sock.settimeout(0)
+            self._await_head(conn)
+        else:
+            super().finish_request(conn, fs)
 
     def handle(self, conn: Any) -> Any:
         if conn.refusal is None:
@@ -112,7 +121,7 @@ class HeadFirst(ThreadWorker):  # type: ignore[misc]  # gunicorn carries no type
         super().murder_pending()
         if not self.alive:
             since = monotonic() + HEAD_SECS - LINGER_SECS
-            for conn in [conn for conn in self.pending_conns if conn.timeout < since and not _received(conn)]:
+            for conn in [conn for conn in self.pending_conns if conn.timeout < since and not _read_ahead(conn)]:
                 self._drop(conn)
 
     def _keepalive_after(self, conn: Any, keepalive: Any) -> bool:
@@ -120,8 +129,9 @@ class HeadFirst(ThreadWorker):  # type: ignore[misc]  # gunicorn carries no type
 
     def _await_head(self, conn: Any) -> None:
         """Serve the connection, or leave it on the poller until the head is there."""
-        if head_is_there(conn):
-            self._serve(conn)
+        head = read_head(conn)
+        if head != "unfinished":
+            self._go_on(conn, head)
             return
         conn.timeout = monotonic() + HEAD_SECS
         self.pending_conns.append(conn)
@@ -129,16 +139,20 @@ class HeadFirst(ThreadWorker):  # type: ignore[misc]  # gunicorn carries no type
         if len(self.pending_conns) > WAITING_MAX:
             self._drop(self.pending_conns[0])
 
-    def _serve(self, conn: Any) -> None:
-        conn.data_ready = True
-        self.enqueue_req(conn)
+    def _go_on(self, conn: Any, head: Head) -> None:
+        if head == "gone":
+            self._drop(conn)
+        else:
+            conn.data_ready = True
+            self.enqueue_req(conn)
 
     def _make_room(self) -> bool:
         """End the connection that has had nothing to say for longest; False when all of them are being served."""
-        idle = self.pending_conns or self.keepalived_conns
-        if idle:
-            self._drop(idle[0])
-        return bool(idle)
+        allowed = ((self.pending_conns, HEAD_SECS), (self.keepalived_conns, self.cfg.keepalive))
+        since = [(waiting[0].timeout - secs, waiting[0]) for waiting, secs in allowed if waiting]
+        if since:
+            self._drop(min(since, key=itemgetter(0))[1])
+        return bool(since)
 
     def _drop(self, conn: Any) -> None:
         for waiting in (self.pending_conns, self.keepalived_conns):
@@ -150,47 +164,63 @@ class HeadFirst(ThreadWorker):  # type: ignore[misc]  # gunicorn carries no type
         util.close(conn.sock)
 
 
-def head_is_there(conn: Any) -> bool:
-    """Whether a thread can go on without waiting: with a whole head, one to refuse (`conn.refusal`), or a closed peer.
+def read_head(conn: Any) -> Head:
+    """Take in what has come of the next head, without waiting, and say how far it is.
 
-    The socket is only looked at. It stays unreadable until more has come than was seen.
+    A head that can only be refused is `ready` before its end, with the reason in `conn.refusal`. Nothing is read while
+    a whole head waits, so that a client that sends request after request cannot fill the memory.
     """
-    try:
-        fresh = conn.sock.recv(HEAD_MAX_BYTES, socket.MSG_PEEK)
-    except BlockingIOError:
-        fresh = None
-    except OSError:
-        return True
-    seen = (_read_ahead(conn) + (fresh or b"")).lstrip(b"\r\n")
-    ended = fresh == b""
-    whole = b"\r\n\r\n" in seen
-    if not whole and not ended:
-        conn.refusal = _refusal(seen, len(fresh or b""))
-    done = whole or ended or conn.refusal is not None
-    with contextlib.suppress(OSError):
-        conn.sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVLOWAT, 1 if done else len(fresh or b"") + 1)
-    return done
+    if conn.parser is None:
+        conn.parser = get_parser(conn.cfg, conn.sock, conn.client)
+    unreader = conn.parser.unreader
+    seen: bytes = unreader.take_buffered()
+    ended = False
+    if not _is_whole(seen):
+        try:
+            fresh = conn.sock.recv(HEAD_MAX_BYTES)
+        except BlockingIOError:
+            pass
+        except OSError:
+            ended = True
+        else:
+            ended = not fresh
+            seen += fresh
+    unreader.unread(seen)
+    if _is_whole(seen):
+        return "ready"
+    if ended:
+        return "gone"
+    conn.refusal = _refusal(seen)
+    return "ready" if conn.refusal else "unfinished"
 
 
-def _refusal(seen: bytes, held: int) -> Exception | None:
+def _is_whole(seen: bytes) -> bool:
+    return b"\r\n\r\n" in seen.lstrip(b"\r\n")
+
+
+def _refusal(seen: bytes) -> Exception | None:
     """What is wrong with the beginning of a head, or None when it may become a good one."""
-    line, end, _ = seen.partition(b"\r\n")
+    head = seen.lstrip(b"\r\n")
+    line, end, _ = head.partition(b"\r\n")
     found: Exception | None = None
-    if len(line) > LINE_MAX_BYTES:
+    if head and not head[:1].isalpha():
+        found = http.InvalidRequestLine("not HTTP")  # TLS, most often
+    elif len(line) > LINE_MAX_BYTES:
         found = http.LimitRequestLine(len(line), LINE_MAX_BYTES)
     elif end and b" HTTP/1." not in line:
         found = http.InvalidRequestLine("not HTTP")
-    elif max(len(seen), held) >= HEAD_MAX_BYTES:
+    elif head.count(b"\n") != head.count(b"\r\n"):
+        found = http.InvalidHeader("a line that ends with LF alone")
+    elif len(seen) >= HEAD_MAX_BYTES:
         found = http.LimitRequestHeaders("the head is too long")
     return found
 
 
 def _read_ahead(conn: Any) -> bytes:
-    return bytes(conn.parser.unreader.buf.getvalue()) if conn.parser is not None else b""
+    """What has come behind the last request and is nobody's yet."""
+    return bytes(conn.parser.unreader.buf.getvalue())
 
 
-def _received(conn: Any) -> bool:
-    try:
-        return bool(_read_ahead(conn) or conn.sock.recv(1, socket.MSG_PEEK))
-    except OSError:
-        return False
+def _dropped(client: socket.socket) -> bool:
+    """Whether an earlier event of the same round has closed this connection to make room."""
+    return client.fileno() < 0

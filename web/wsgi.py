@@ -236,7 +236,9 @@ class Worker(HeadFirst):
             for listener in self.sockets:
                 ready = select.poll()
                 ready.register(listener.fileno(), select.POLLIN)
-                while ready.poll(0):
+                for _ in range(self.cfg.backlog):  # clients that never stop to connect must not keep us here
+                    if not ready.poll(0):
+                        break
                     self.accept(listener)
         super().set_accept_enabled(enabled)
         if stopping:

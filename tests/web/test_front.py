@@ -12,6 +12,7 @@ import psutil
 import pytest
 
 from tests.support.processes import DBWARD, POLICY, Farm, Server, status_of
+from web.front import HEAD_SECS, WAITING_MAX
 
 pytestmark = pytest.mark.e2e
 
@@ -68,6 +69,54 @@ def test_who_has_waited_longest_makes_room(farm: Farm) -> None:
         assert status(clients[-1]) == 200
 
 
+def test_who_makes_room_may_be_heard_in_the_same_moment(farm: Farm) -> None:
+    server = farm.server(config=FEW_THREADS)
+    worker = worker_of(server)
+    with crowd(server, GET, WAITING_MAX) as clients:
+        assert status_of(f"{server.url}/health") == 200
+        worker.suspend()
+        with crowd(server, b"", 3):  # the poller tells of these first: each closes one of those it tells of next
+            for client in clients:
+                client.sendall(b"\r\n")
+            worker.resume()
+            assert status(clients[-1]) == 200
+    assert worker_of(server) == worker
+    assert "Traceback" not in server.process.log()
+
+
+def test_a_peer_that_leaves_before_the_end_of_its_head_is_let_go_at_once(farm: Farm) -> None:
+    server = farm.server()
+    with closing(connect(server)) as sock:
+        sock.settimeout(HEAD_SECS / 2)  # later, its time would be over anyway
+        sock.sendall(GET)
+        sock.shutdown(socket.SHUT_WR)
+        assert sock.recv(1) == b""
+
+
+@pytest.mark.slow
+def test_a_head_that_does_not_end_in_time_is_given_up(farm: Farm) -> None:
+    server = farm.server()
+    with closing(connect(server)) as sock:
+        sock.settimeout(1)
+        sock.sendall(GET + b"X-A: ")
+        with suppress(ConnectionError):
+            while True:
+                try:
+                    assert sock.recv(1) == b""
+                    break
+                except TimeoutError:
+                    sock.sendall(b"a")
+
+
+def test_requests_sent_without_waiting_are_all_answered(farm: Farm) -> None:
+    server = farm.server()
+    with closing(connect(server)) as sock:
+        sock.sendall((GET + b"\r\n") * 1000)
+        sock.shutdown(socket.SHUT_WR)
+        answers = b"".join(iter(lambda: sock.recv(65536), b""))
+    assert answers.count(b"HTTP/1.1 200 ") == 1000
+
+
 def test_more_connections_than_open_files_allowed(farm: Farm) -> None:
     program = ("prlimit", "--nofile=300:300", *DBWARD)
     server = farm.server(config=FEW_THREADS, program=program)
@@ -93,8 +142,10 @@ def test_the_server_allows_itself_the_files_it_needs(farm: Farm) -> None:
         (GET + b"X-A: " + b"a" * 40_000, 431),
         (b"SSH-2.0-OpenSSH_9.9\r\n", 400),
         (b"GET / HTTP/2.0\r\n", 400),
+        (b"GET / HTTP/1.1\n", 400),
+        (b"\x16\x03\x01\x02\x00\x01", 400),
     ],
-    ids=["line", "headers", "ssh", "version"],
+    ids=["line", "headers", "ssh", "version", "line-feed", "tls"],
 )
 def test_a_head_that_can_only_be_refused_is_refused_before_its_end(farm: Farm, sent: bytes, expected: int) -> None:
     server = farm.server()
