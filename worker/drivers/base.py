@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Protocol, Self
+
+from sqlalchemy import Connection
 
 from dbward.domain.model import Dialect, Limits
 from worker.rows import Batch, RowSink
@@ -67,6 +70,13 @@ class Driver(Protocol):
 
     def open(self) -> Session:
         """A fresh connection. Raises Unreachable or CredentialsRefused."""
+        ...
+
+    def reflect(self) -> AbstractContextManager[Connection]:
+        """A connection for reading the catalog: read-only, with time limits, apart from all sessions.
+
+        Raises Unreachable or CredentialsRefused; what a query raises stays SQLAlchemy's.
+        """
         ...
 
     def close(self) -> None: ...

@@ -10,18 +10,20 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from types import TracebackType
 from typing import Any, Self
 
 import pymysql
+import sqlalchemy
 from pymysql.constants import CR, ER, SERVER_STATUS
 from pymysql.cursors import SSCursor
 
 from dbward.domain.model import Dialect, Limits, StatementError
 from worker.drivers.base import Outcome
 from worker.drivers.errors import CredentialsRefused, StatementFailed, Unreachable
-from worker.drivers.mysql_account import Account, cut, parts_of
+from worker.drivers.mysql_account import Account, Connection, cut, parts_of
+from worker.drivers.reflect import LOCK_WAIT_SECS, TIMEOUT_SECS, catalog_engine, reading
 from worker.drivers.run import LOCK_WAIT, LinkLost, run, timed_out
 from worker.drivers.stopper import Stopper
 from worker.rows import Results, RowSink, RowWriter, named_columns
@@ -57,6 +59,7 @@ class MysqlDriver:
 
     def __init__(self, url: str) -> None:
         self._account = Account.read(url)
+        self._catalog = catalog_engine("mysql+pymysql://", self._connect)
 
     def ping(self) -> None:
         with self.open() as session:
@@ -65,8 +68,24 @@ class MysqlDriver:
     def open(self) -> MysqlSession:
         return MysqlSession(self._account)
 
+    def reflect(self) -> AbstractContextManager[sqlalchemy.Connection]:
+        # Without a transaction: in one, a table that was looked at could not be altered until its end.
+        return reading(self._catalog, settings=[], isolation_level="AUTOCOMMIT")
+
     def close(self) -> None:
         """Nothing is kept open between sessions."""
+
+    def _connect(self) -> Connection:
+        connection, line = self._account.connect(read_timeout=TIMEOUT_SECS + LOCK_WAIT_SECS, decoded=True)
+        line.close()
+        try:
+            with connection.cursor() as cursor:
+                for setting in _catalog_settings(connection.server_version):
+                    cursor.execute(setting)
+        except (pymysql.MySQLError, OSError) as error:
+            connection.close()
+            raise Unreachable(parts_of(error)[1]) from None
+        return connection
 
 
 class MysqlSession:
@@ -293,6 +312,16 @@ class _Link:
         if self._reading is not None:
             self._reading.forget()
             self._reading = None
+
+
+def _catalog_settings(version: str) -> Iterator[str]:
+    yield f"SET SESSION sql_mode = '{SQL_MODE}', SESSION lock_wait_timeout = {LOCK_WAIT_SECS}"
+    yield "SET SESSION TRANSACTION READ ONLY"
+    if "mariadb" in version.lower():
+        yield f"SET SESSION max_statement_time = {TIMEOUT_SECS}"
+    else:
+        yield f"SET SESSION max_execution_time = {TIMEOUT_SECS * 1000}"
+        yield "SET SESSION information_schema_stats_expiry = 0"  # else row counts are of yesterday
 
 
 def first_word(sql: str) -> str:

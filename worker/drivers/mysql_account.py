@@ -77,8 +77,11 @@ class Account:
             _tls(url.options),
         )
 
-    def connect(self, *, read_timeout: float | None = None) -> tuple[Connection, socket.socket]:
-        """A connection, and a second handle on its socket by which another thread can cut it."""
+    def connect(self, *, read_timeout: float | None = None, decoded: bool = False) -> tuple[Connection, socket.socket]:
+        """A connection, and a second handle on its socket by which another thread can cut it.
+
+        Values are the bytes the server sent, or with `decoded` what PyMySQL makes of them.
+        """
         try:
             plain = self._dial()
         except OSError as error:
@@ -90,8 +93,8 @@ class Account:
             password=(self.url.password or "").encode(),
             database=self.database,
             charset="utf8mb4",
-            use_unicode=False,
-            conv={},
+            use_unicode=decoded,
+            conv=None if decoded else {},
             client_flag=CLIENT.FOUND_ROWS,
             local_infile=False,
             autocommit=None,

@@ -13,17 +13,20 @@ import re
 import select
 import socket
 from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager
 from time import monotonic
 from types import TracebackType
 from typing import Any, Self
 
 import psycopg
 from psycopg import conninfo, pq
+from sqlalchemy import Connection
 
 from dbward.domain.model import Dialect, Limits, StatementError
 from dbward.errors import Misconfigured
 from worker.drivers.base import Outcome
 from worker.drivers.errors import CredentialsRefused, StatementFailed, Unreachable
+from worker.drivers.reflect import LOCK_WAIT_SECS, TIMEOUT_SECS, catalog_engine, reading
 from worker.drivers.run import LOCK_WAIT, LinkLost, run, timed_out
 from worker.drivers.stopper import Stopper
 from worker.drivers.urls import connect_timeout, malformed, no_database, scrubbed
@@ -74,23 +77,38 @@ class PostgresqlDriver:
             "client_encoding": "UTF8",
         }
         self._types = PgTypes()
+        # A prepared statement would be met again on another server connection behind a pooler.
+        self._catalog = catalog_engine(
+            "postgresql+psycopg://", lambda: self._connect(autocommit=False, prepare_threshold=None)
+        )
 
     def ping(self) -> None:
         with self.open() as session:
             session.ping()
 
     def open(self) -> PostgresqlSession:
+        return PostgresqlSession(self._connect(autocommit=True), self._types)
+
+    def reflect(self) -> AbstractContextManager[Connection]:
+        settings = [
+            "SET LOCAL search_path = pg_catalog",  # so that every name comes with its schema
+            f"SET LOCAL statement_timeout = {TIMEOUT_SECS * 1000}",
+            f"SET LOCAL lock_timeout = {LOCK_WAIT_SECS * 1000}",
+            f"SET LOCAL idle_in_transaction_session_timeout = {IDLE_IN_TRANSACTION_MS}",
+        ]
+        return reading(self._catalog, settings=settings, postgresql_readonly=True)
+
+    def close(self) -> None:
+        """Nothing is kept open between sessions."""
+
+    def _connect(self, **options: Any) -> psycopg.Connection[Any]:
         try:
-            connection = psycopg.connect(autocommit=True, **self._parameters)
+            return psycopg.connect(**self._parameters, **options)
         except psycopg.Error as error:
             message = scrubbed(str(error).strip(), self._password)
             if _REFUSED.search(message):
                 raise CredentialsRefused(message) from None
             raise Unreachable(message) from None
-        return PostgresqlSession(connection, self._types)
-
-    def close(self) -> None:
-        """Nothing is kept open between sessions."""
 
 
 class PostgresqlSession:

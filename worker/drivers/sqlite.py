@@ -5,17 +5,20 @@ from __future__ import annotations
 
 import sqlite3
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, suppress
 from pathlib import Path
 from time import monotonic, sleep
 from types import TracebackType
 from typing import Self
 from urllib.parse import quote
 
+from sqlalchemy import Connection
+
 from dbward.domain.model import Dialect, Limits, StatementError
 from dbward.errors import Misconfigured
 from worker.drivers.base import Outcome
 from worker.drivers.errors import StatementFailed, Unreachable
+from worker.drivers.reflect import LOCK_WAIT_SECS, TIMEOUT_SECS, catalog_engine, reading
 from worker.drivers.run import LOCK_WAIT, LinkLost, run, timed_out
 from worker.drivers.sqlite_guard import guard
 from worker.drivers.stopper import Stopped, Stopper
@@ -60,6 +63,7 @@ class SqliteDriver:
             raise Misconfigured("foreign_keys in the database URL must be on or off")
         self._path = Path(path)
         self._foreign_keys = foreign_keys == "on"
+        self._catalog = catalog_engine("sqlite://", self._connect)
 
     def ping(self) -> None:
         self.open().close()
@@ -78,8 +82,21 @@ class SqliteDriver:
             raise Unreachable(f"cannot open {self._path}: {_reason(self._path, error)}") from None
         return SqliteSession(self._path, foreign_keys=self._foreign_keys)
 
+    def reflect(self) -> AbstractContextManager[Connection]:
+        # Without a transaction: each look is as short as it can be, since it may keep a writer from committing.
+        return reading(self._catalog, settings=[f"PRAGMA busy_timeout = {LOCK_WAIT_SECS * 1000}"])
+
     def close(self) -> None:
         """Nothing is kept open between sessions."""
+
+    def _connect(self) -> sqlite3.Connection:
+        try:
+            connection = connect(self._path, read_only=True)
+        except sqlite3.Error as error:
+            raise Unreachable(f"cannot open {self._path}: {_reason(self._path, error)}") from None
+        due = monotonic() + TIMEOUT_SECS
+        connection.set_progress_handler(lambda: int(monotonic() >= due), CHECK_EVERY)
+        return connection
 
 
 class SqliteSession:
