@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Final
 
 from dbward.domain.model import Action, Dialect
@@ -11,7 +11,7 @@ from dbward.domain.review_rules import RULES, SQUAWK, Reviewed, Rule
 from dbward.domain.review_steps import steps
 from dbward.domain.schema import NO_SCHEMA, Schema
 from dbward.domain.sql.facts import facts
-from dbward.domain.sql.statements import Classification, Finding, Kind, RuleActions
+from dbward.domain.sql.statements import Classification, Facts, Finding, Kind, RuleActions
 
 PARSE_FAILURE: Final = "parse_failure"
 """Not a rule that anybody could switch off: a write that cannot be seen into."""
@@ -27,15 +27,17 @@ def review(
     schema: Schema = NO_SCHEMA,
     advice: Iterable[Finding] = (),
     *,
+    known: Sequence[Facts] | None = None,
     in_transaction: bool = False,
 ) -> tuple[Finding, ...]:
     """Every finding whose rule is not off, in the order of the text; a rule that `actions` lacks does its default.
 
-    `advice`: what another tool has found; it is dropped where a table is new. `in_transaction`: a transaction is around
-    even a single statement.
+    `advice`: what another tool has found; it is dropped where a table is new. `known`: the facts of each statement, for
+    who has them already. `in_transaction`: a transaction is around even a single statement.
     """
-    known = tuple(facts(statement, dialect) for statement in classification.statements)
-    text = Reviewed(classification, known, steps(known, dialect, schema), dialect, schema, in_transaction)
+    if known is None:
+        known = [facts(statement, dialect) for statement in classification.statements]
+    text = Reviewed(classification, tuple(known), steps(known, dialect, schema), dialect, schema, in_transaction)
     found = [*_parse_failures(text)]
     for rule in RULES:
         action = actions.get(rule.name, rule.action)
