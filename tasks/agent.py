@@ -24,7 +24,7 @@ from dbward.client.agent_api import AgentApi
 from dbward.client.wire import AgentWelcome
 from dbward.domain.model import Target
 from dbward.errors import DbwardError
-from dbward.settings.agent import AgentSettings
+from dbward.settings.agent import AgentSettings, SchemaSync
 from tasks.app import make_app
 from tasks.control import restrict_panel
 from worker import startup
@@ -33,6 +33,7 @@ from worker.drivers import open_driver
 from worker.drivers.base import Driver
 from worker.probes import Probes
 from worker.run import PutBack
+from worker.schema_sync import SyncPlan
 
 log = logging.getLogger("dbward.agent")
 
@@ -156,6 +157,7 @@ def _run(settings: AgentSettings, signals: _Signals) -> int:
             last_secs=settings.startup_retry_max.total_seconds(),
             max_secs=settings.startup_max_wait.total_seconds() if settings.startup_max_wait is not None else None,
         ),
+        schemas=_sync_plan(settings.schema_sync),
     )
     signals.steer(agent)
     try:
@@ -187,6 +189,13 @@ def _worker(agent: Agent, app: Celery, welcome: AgentWelcome, concurrency: int) 
 
 def _drivers(settings: AgentSettings) -> dict[Target, Driver]:
     return {target: open_driver(url.reveal()) for target, url in settings.databases.items()}
+
+
+def _sync_plan(settings: SchemaSync) -> SyncPlan | None:
+    if not settings.enabled:
+        return None
+    interval = settings.interval
+    return SyncPlan(settings.sync_on_startup, interval.total_seconds() if interval is not None else None)
 
 
 def _end_now(status: int) -> None:

@@ -24,6 +24,7 @@ from worker.lease import Stop
 from worker.probes import BEAT_SECS, Probes
 from worker.report import Reporter
 from worker.run import Runner
+from worker.schema_sync import SchemaSync, SyncPlan
 from worker.timer import Timer
 
 log = logging.getLogger("dbward.agent")
@@ -53,7 +54,8 @@ class Consumer(Protocol):
 class Agent:
     """One per process. `start`, then `attach` a consumer, then `execute` for each message, until `stop`.
 
-    `operations` and `statement_timeout` (zero: none) are this agent's own bounds on what the server may ask.
+    `operations` and `statement_timeout` (zero: none) are this agent's own bounds on what the server may ask. `schemas`
+    says when the databases' schemas are collected, None never.
     """
 
     def __init__(
@@ -69,6 +71,7 @@ class Agent:
         statement_timeout_secs: float,
         drain_timeout_secs: float,
         patience: startup.Patience,
+        schemas: SyncPlan | None = None,
     ) -> None:
         self._api = api
         self._probes = probes
@@ -97,6 +100,15 @@ class Agent:
         self._jobs = Jobs(self._reporter.jobs_changed)
         self._databases = Databases(
             drivers, on_change=self._databases_changed, first_secs=patience.first_secs, last_secs=patience.last_secs
+        )
+        self._schemas = SchemaSync(
+            api,
+            self._databases,
+            schemas,
+            session=session,
+            served=self._served,
+            on_unauthorized=self.unauthorized,
+            on_forgotten=self._reporter.state_changed,
         )
 
     @property
@@ -139,8 +151,10 @@ class Agent:
             abandon=self._abandon,
             on_unauthorized=self.unauthorized,
             on_forgotten=self._reporter.state_changed,
+            on_changed=self._schemas.changed,
         )
         self._reporter.open()
+        self._schemas.open()
         return welcome
 
     def queues(self) -> frozenset[str]:
@@ -187,6 +201,7 @@ class Agent:
             self._status = status
             self._closing.set()
         self._databases.poke()
+        self._schemas.poke()
         Thread(target=self._drain, name="drain", daemon=True).start()
 
     def stop_now(self) -> None:
@@ -199,6 +214,7 @@ class Agent:
 
     def close(self) -> None:
         self._abandon.set()
+        self._schemas.close()
         self._reporter.close()
         self._timer.close()
         self._databases.close()
@@ -240,12 +256,17 @@ class Agent:
 
     def _databases_changed(self) -> None:
         self._steer()
+        self._schemas.poke()
         self._reporter.state_changed()
 
     def _wanted(self) -> frozenset[str]:
+        return frozenset(job_queue(target) for target in self._served())
+
+    def _served(self) -> frozenset[Target]:
+        """The targets that are up and that the server agrees to; none once the agent stops."""
         if self._closing.is_set():
             return frozenset()
-        return frozenset(job_queue(target) for target in self._databases.up()) & self._allowed
+        return frozenset(target for target in self._databases.up() if job_queue(target) in self._allowed)
 
     def _steer(self) -> None:
         """Have the queues consumed whose databases are up; not ready from the moment that none is wanted."""
@@ -277,6 +298,7 @@ class Agent:
             log.warning("the server does not let this agent serve %s", ", ".join(refused))
         self._allowed = allowed
         self._steer()
+        self._schemas.poke()
 
     def _snapshot(self) -> AgentReport:
         return AgentReport(

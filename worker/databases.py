@@ -66,6 +66,9 @@ class Databases:
     def targets(self) -> frozenset[Target]:
         return frozenset(self._databases)
 
+    def driver(self, target: Target) -> Driver:
+        return self._databases[target].driver
+
     def up(self) -> frozenset[Target]:
         with self._changed:
             return frozenset(db.target for db in self._databases.values() if db.up)

@@ -11,7 +11,6 @@ from __future__ import annotations
 import logging
 import secrets
 import time
-import traceback
 from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import replace
@@ -22,7 +21,7 @@ from typing import Final, TypeVar
 
 from dbward.client.agent_api import AgentApi, patiently
 from dbward.client.wire import Claimed, ClaimRequest, ReleaseRequest, StartRequest
-from dbward.domain.model import StatementError
+from dbward.domain.model import StatementError, Target
 from dbward.errors import Conflict, DbwardError, Missing, RateLimited, Unauthorized, Unavailable
 from dbward.logs import bound
 from worker import outcome
@@ -41,6 +40,8 @@ from worker.jobs import Job, Jobs
 from worker.keys import ServerKey
 from worker.lease import Lease
 from worker.outcome import Ended
+from worker.schema_sync import may_change_schema
+from worker.surprise import log_surprise
 from worker.upload import Upload, UploadFailed
 
 log = logging.getLogger("dbward.agent")
@@ -69,7 +70,7 @@ class Runner:
     `abandon` ends all waiting for a server that is away. `closing` says that no new job is taken,
     `quiet` that none is fetched any more either.
     `on_unauthorized` is called when the server does not accept the token any more, `on_forgotten` when it wants a
-    report before the next claim.
+    report before the next claim, `on_changed` when a job is over that may have changed the schema of its target.
     """
 
     def __init__(
@@ -86,6 +87,7 @@ class Runner:
         abandon: Event,
         on_unauthorized: Callable[[], None],
         on_forgotten: Callable[[], None],
+        on_changed: Callable[[Target], None],
     ) -> None:
         self._api = api
         self._databases = databases
@@ -98,6 +100,7 @@ class Runner:
         self._abandon = abandon
         self._on_unauthorized = on_unauthorized
         self._on_forgotten = on_forgotten
+        self._on_changed = on_changed
         self._spent: dict[str, datetime] = {}
         self._spent_lock = Lock()
 
@@ -120,7 +123,7 @@ class Runner:
             raise
         except Exception as e:  # noqa: BLE001 - Celery would log its text, and acknowledge the message
             # If the token was spent, the server refuses the next claim; if not, its delivery cap ends this.
-            _log_surprise("the execution failed in the agent", e)
+            log_surprise("the execution failed in the agent", e)
             raise PutBack("the agent failed") from None
         finally:
             self._jobs.remove(job)
@@ -143,7 +146,7 @@ class Runner:
                 self._release(job, checked, f"{checked.target}: {e}", RELEASE_DELAY_SECS)
                 return
             except Exception as e:  # noqa: BLE001 - it would come again: fail, do not go round in circles
-                _log_surprise(f"the driver failed to open {checked.target}", e)
+                log_surprise(f"the driver failed to open {checked.target}", e)
                 self._complete(job, checked.claim_id, tag, outcome.failed(outcome.surprise(e)))
                 return
             if job.halt.is_set():
@@ -152,6 +155,8 @@ class Runner:
             if self._start(job, checked):
                 ended = self._run(job, checked, session)
                 stack.close()  # before the report: whoever hears that it is over finds the database free
+                if may_change_schema(checked):  # however it ended: not every database takes DDL back
+                    self._on_changed(checked.target)
                 self._complete(job, checked.claim_id, tag, ended)
 
     def _claim(self, job: Job, tag: str) -> Claimed | None:
@@ -279,7 +284,7 @@ class Runner:
             self._databases.mark_down(checked.target, e.message)
             return outcome.unknown(e.error)
         except Exception as e:  # noqa: BLE001 - whatever it is, the server must hear of it
-            _log_surprise("the driver failed", e)
+            log_surprise("the driver failed", e)
             return outcome.failed(outcome.surprise(e)) if checked.read_only else outcome.unknown(outcome.surprise(e))
 
     def _complete(self, job: Job, claim_id: str, tag: str, ended: Ended) -> None:
@@ -306,11 +311,6 @@ class Runner:
 
     def _patiently(self, call: Callable[[], T], step: str, *, stop: Event, limit_secs: float | None = None) -> T:
         return patiently(call, stop=stop, what=step, limit_secs=limit_secs)
-
-
-def _log_surprise(what: str, e: Exception) -> None:
-    """Where it came from, and its kind; its text may hold SQL or data, which do not belong in a log."""
-    log.error("%s (%s), at:\n%s", what, type(e).__name__, "".join(traceback.format_tb(e.__traceback__)))
 
 
 def _now() -> datetime:

@@ -28,16 +28,18 @@ DEFAULT_OPERATIONS = (
 )
 ALIVE_FILE = Path("/tmp/dbward-agent-alive")  # noqa: S108 - the path the deployment guides probe
 READY_FILE = Path("/tmp/dbward-agent-ready")  # noqa: S108 - same
+SCHEMA_INTERVAL = timedelta(hours=6)
+"""Well within the day after which the server takes row estimates for outdated."""
 _INSTANCE = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 
 
 @dataclass(frozen=True, slots=True)
 class SchemaSync:
-    """Kept for the schema snapshots of a later version; `interval` None means no repetition."""
+    """When the schemas of the databases are collected; `interval` None: only at start and after what changes them."""
 
     enabled: bool = True
     sync_on_startup: bool = True
-    interval: timedelta | None = None
+    interval: timedelta | None = SCHEMA_INTERVAL
 
 
 @dataclass(frozen=True, slots=True)
@@ -192,5 +194,5 @@ def _read_schema_sync(table: Table) -> SchemaSync:
     return SchemaSync(
         enabled=table.flag("enabled", default=True),
         sync_on_startup=table.flag("sync_on_startup", default=True),
-        interval=table.maybe_secs("interval_secs") or None,
+        interval=table.secs("interval_secs", SCHEMA_INTERVAL) or None,
     )

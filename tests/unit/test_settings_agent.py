@@ -38,6 +38,8 @@ def test_minimal(tmp_path: Path) -> None:
     assert s.startup_max_wait == timedelta(seconds=60)
     assert Operation.MIGRATE_REPAIR not in s.operations
     assert (s.alive_file, s.ready_file) == (ALIVE_FILE, READY_FILE)
+    assert (s.schema_sync.enabled, s.schema_sync.sync_on_startup) == (True, True)
+    assert s.schema_sync.interval == timedelta(hours=6)
     assert s.agent_id
     assert "hunter2" not in repr(s)
     assert "dbw_x" not in repr(s)
@@ -63,7 +65,11 @@ def test_everything(tmp_path: Path) -> None:
     assert s.alive_file.name == "alive"
     assert s.databases[Target("app", "production")].reveal() == f"sqlite:///{tmp_path}/data/app.db"
     assert any("poll_interval_ms" in warning for warning in s.warnings)
-    assert not s.schema_sync.enabled
+    assert (s.schema_sync.enabled, s.schema_sync.interval) == (False, timedelta(seconds=60))
+
+
+def test_no_interval_is_no_repetition(tmp_path: Path) -> None:
+    assert load(tmp_path, f"{SERVER}{DATABASE}\n[schema_sync]\ninterval_secs = 0").schema_sync.interval is None
 
 
 def test_relative_probe_files_start_at_the_probe_directory(tmp_path: Path) -> None:

@@ -45,6 +45,7 @@ class Bench:
     abandon: threading.Event
     unauthorized: threading.Event
     forgotten: threading.Event
+    changed: list[Target]
 
     def run(self, execution_id: str) -> dict[str, Any]:
         self.runner.execute(f"request-{execution_id}", execution_id, "tag-1")
@@ -56,6 +57,7 @@ def bench(server: TinyServer, api: AgentApi, url: str) -> Iterator[Bench]:
     databases.start(until=None, stopped=lambda: False)
     jobs = Jobs(lambda: None)
     closing, quiet, abandon, unauthorized, forgotten = (threading.Event() for _ in range(5))
+    changed: list[Target] = []
     runner = Runner(
         api,
         databases,
@@ -68,8 +70,9 @@ def bench(server: TinyServer, api: AgentApi, url: str) -> Iterator[Bench]:
         abandon=abandon,
         on_unauthorized=unauthorized.set,
         on_forgotten=forgotten.set,
+        on_changed=changed.append,
     )
-    yield Bench(server, runner, jobs, databases, closing, quiet, abandon, unauthorized, forgotten)
+    yield Bench(server, runner, jobs, databases, closing, quiet, abandon, unauthorized, forgotten, changed)
     abandon.set()
     databases.close()
 
@@ -114,6 +117,28 @@ def test_a_change_is_committed_once_and_has_no_result(lite: Bench, sqlite_path: 
     outcome = lite.run("e1")
     assert (outcome["outcome"], outcome["rows_affected"], outcome["result_size"]) == ("completed", 2, None)
     assert names(sqlite_path) == ["one!", "two!"]
+
+
+@pytest.mark.parametrize(
+    ("statements", "changed"),
+    [
+        (["INSERT INTO t VALUES (3, 'x')", "update t set name = 'y'", "DELETE FROM t"], False),
+        (["DELETE FROM t", "CREATE TABLE more (id INT)"], True),
+        (["alter table t add column more int"], True),
+        (["DROP TABLE t", "SELECT nonsense"], True),  # it failed, but on some databases the first half stays
+        (["WITH a AS (SELECT 1) SELECT * FROM a"], True),  # on the write path there is a reason for it
+    ],
+)
+def test_what_may_have_changed_the_schema_is_told(lite: Bench, statements: list[str], changed: bool) -> None:
+    lite.server.add_job("e1", *statements, operation=DML)
+    lite.run("e1")
+    assert lite.changed == ([TARGET] if changed else [])
+
+
+def test_a_read_never_changes_the_schema(lite: Bench) -> None:
+    lite.server.add_job("e1", "SELECT 1")
+    lite.run("e1")
+    assert lite.changed == []
 
 
 def test_a_failed_statement_reports_the_databases_words(lite: Bench) -> None:
