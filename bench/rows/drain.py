@@ -17,7 +17,7 @@ def measure(lab: Lab) -> list[Line]:
     server = lab.server()
     token = server.admin_token
     with Client(server.port, token) as client:
-        body = {"database": "app", "environment": "production", "detail": "DELETE FROM t"}
+        body = {"database": "app", "environment": "production", "detail": "DELETE FROM t WHERE id = 1"}
         request = client.expect(201, "POST", "/api/requests", body)["id"]
     answers: list[int] = []
     threads = [threading.Thread(target=_wait, args=(server.port, token, request, answers)) for _ in range(POLLS)]
