@@ -8,9 +8,9 @@ goes on in a new transaction, and the outcome says so.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
+from datetime import timedelta
 from types import TracebackType
 from typing import Any, Self
 
@@ -20,17 +20,22 @@ from pymysql.constants import CR, ER, SERVER_STATUS
 from pymysql.cursors import SSCursor
 
 from dbward.domain.model import Dialect, Limits, StatementError
+from dbward.domain.plans import Plan
 from worker.drivers.base import Outcome
 from worker.drivers.errors import CredentialsRefused, StatementFailed, Unreachable
+from worker.drivers.explain import CHANGES, explain
 from worker.drivers.mysql_account import Account, Connection, cut, parts_of
 from worker.drivers.reflect import LOCK_WAIT_SECS, TIMEOUT_SECS, catalog_engine, reading
 from worker.drivers.run import LOCK_WAIT, LinkLost, run, timed_out
 from worker.drivers.stopper import Stopper
+from worker.drivers.words import first_word
 from worker.rows import Results, RowSink, RowWriter, named_columns
 from worker.values_mysql import Field, column_type, reader
 
 SQL_MODE = "STRICT_TRANS_TABLES,ERROR_FOR_DIVISION_BY_ZERO,NO_ENGINE_SUBSTITUTION"
 """Pinned: with ANSI_QUOTES or NO_BACKSLASH_ESCAPES the text that was approved would mean something else."""
+_CHARSET = ", ".join(f"SESSION character_set_{what} = utf8mb4" for what in ("client", "connection", "results"))
+"""Pinned for the same reason: in some others a backslash is the second half of a letter, and a quote behind it ends."""
 WRITE_TIMEOUT_SECS = 600
 """How long the server waits for us to read on; its default of 60 would end a result whose upload stalls."""
 KILL_TIMEOUT = 5.0
@@ -50,8 +55,6 @@ _TRANSACTIONAL = frozenset(
 _RETURNING = frozenset({"INSERT", "UPDATE", "DELETE", "REPLACE"})
 _COUNTED = _RETURNING | {"WITH", "LOAD", "CALL", ""}
 """DDL reports counts of its own, of tables or of copied rows."""
-_LEADING = re.compile(r"(?:\s|\(|/\*(?![!M]).*?\*/|--(?=[\s\x00-\x1f]|$)[^\n]*(?:\n|$)|#[^\n]*(?:\n|$))*", re.DOTALL)
-_WORD = re.compile(r"[A-Za-z]+")
 
 
 class MysqlDriver:
@@ -102,6 +105,11 @@ class MysqlSession:
     def run(self, statements: Sequence[str], *, read_only: bool, limits: Limits, sink: RowSink) -> Outcome:
         return run(self._link, self._stopper, statements, read_only=read_only, limits=limits, sink=sink)
 
+    def explain(self, statement: str, *, timeout: timedelta) -> Plan:
+        # Neither server plans a change in a read-only transaction. The one it gets instead is rolled back as well.
+        self._link.plans_change = first_word(statement) in CHANGES
+        return explain(Dialect.MYSQL, self._link, self._stopper, statement, timeout=timeout)
+
     def cancel(self) -> None:
         self._stopper.cancel()
 
@@ -140,6 +148,7 @@ class _Link:
     def __init__(self, account: Account) -> None:
         self.notices: list[str] = []
         self.kept: str | None = None
+        self.plans_change = False
         self._account = account
         self._connection, self._line = account.connect()
         self._thread_id = self._connection.server_thread_id[0]
@@ -150,11 +159,12 @@ class _Link:
 
     def begin(self, *, read_only: bool, limits: Limits) -> None:
         """READ ONLY for the session as well: DDL ends a transaction before it begins, and would run outside it."""
+        read_only = read_only and not self.plans_change
         timeout = limits.statement_timeout.total_seconds()
         lock_wait = max(1, round(min(timeout or LOCK_WAIT, LOCK_WAIT)))
         limit = f"max_statement_time = {timeout:.3f}" if self._mariadb else f"max_execution_time = {timeout * 1000:.0f}"
         self._do(
-            f"SET SESSION sql_mode = '{SQL_MODE}', SESSION time_zone = '+00:00', SESSION autocommit = 1,"
+            f"SET SESSION sql_mode = '{SQL_MODE}', {_CHARSET}, SESSION time_zone = '+00:00', SESSION autocommit = 1,"
             f" SESSION lock_wait_timeout = {lock_wait}, SESSION innodb_lock_wait_timeout = {lock_wait},"
             f" SESSION net_write_timeout = {WRITE_TIMEOUT_SECS}, SESSION {limit}"
         )
@@ -322,15 +332,6 @@ def _catalog_settings(version: str) -> Iterator[str]:
     else:
         yield f"SET SESSION max_execution_time = {TIMEOUT_SECS * 1000}"
         yield "SET SESSION information_schema_stats_expiry = 0"  # else row counts are of yesterday
-
-
-def first_word(sql: str) -> str:
-    """The first keyword in upper case; empty when there is none, or an executable comment stands before or in it."""
-    if "/*!" in sql or "/*M!" in sql:
-        return ""
-    leading = _LEADING.match(sql)
-    word = _WORD.match(sql, leading.end() if leading else 0)
-    return word.group().upper() if word else ""
 
 
 def _said(sql: str) -> str:

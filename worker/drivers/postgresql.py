@@ -3,7 +3,7 @@
 Neither SQLAlchemy nor a psycopg cursor stands between: the text goes out as it came, in the extended protocol, so the
 server itself refuses a second statement in it and no `%` is looked at; the columns' types are known before it runs; and
 rows come in chunks with the connection never buffering more. A session is a fresh connection, so nothing is left of the
-one before: no settings, locks, temporary tables or prepared statements.
+one before: no settings, locks, temporary tables or prepared statements. A pooler between does not change that.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ import select
 import socket
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager
+from datetime import timedelta
 from time import monotonic
 from types import TracebackType
 from typing import Any, Self
@@ -23,9 +24,11 @@ from psycopg import conninfo, pq
 from sqlalchemy import Connection
 
 from dbward.domain.model import Dialect, Limits, StatementError
+from dbward.domain.plans import Plan
 from dbward.errors import Misconfigured
 from worker.drivers.base import Outcome
 from worker.drivers.errors import CredentialsRefused, StatementFailed, Unreachable
+from worker.drivers.explain import explain
 from worker.drivers.reflect import LOCK_WAIT_SECS, TIMEOUT_SECS, catalog_engine, reading
 from worker.drivers.run import LOCK_WAIT, LinkLost, run, timed_out
 from worker.drivers.stopper import Stopper
@@ -50,6 +53,13 @@ _ENDS_TRANSACTION = ("COMMIT", "ROLLBACK", "PREPARE TRANSACTION")
 
 _ROWS = (pq.ExecStatus.TUPLES_OK, pq.ExecStatus.SINGLE_TUPLE, pq.ExecStatus.TUPLES_CHUNK)
 _COPIES = (pq.ExecStatus.COPY_IN, pq.ExecStatus.COPY_OUT, pq.ExecStatus.COPY_BOTH)
+
+_ROLLBACK_AND_FORGET = (
+    "ROLLBACK; SET SESSION AUTHORIZATION DEFAULT; RESET ALL; CLOSE ALL; DEALLOCATE ALL; UNLISTEN *;"
+    "SELECT pg_catalog.pg_advisory_unlock_all(); DISCARD TEMP; DISCARD SEQUENCES; DISCARD PLANS"
+)
+"""Rolling back leaves advisory locks and more with the session, and behind a pooler that outlives our connection. As
+one message, since such a pooler may hand the next one to another session; DISCARD ALL would refuse to be part of it."""
 
 
 class PostgresqlDriver:
@@ -124,6 +134,9 @@ class PostgresqlSession:
 
     def run(self, statements: Sequence[str], *, read_only: bool, limits: Limits, sink: RowSink) -> Outcome:
         return run(self._link, self._stopper, statements, read_only=read_only, limits=limits, sink=sink)
+
+    def explain(self, statement: str, *, timeout: timedelta) -> Plan:
+        return explain(Dialect.POSTGRESQL, self._link, self._stopper, statement, timeout=timeout)
 
     def cancel(self) -> None:
         self._stopper.cancel()
@@ -224,7 +237,7 @@ class _Link:
             self._cut()
             return
         try:
-            self.ask("ROLLBACK")
+            self.ask(_ROLLBACK_AND_FORGET)
         except (LinkLost, StatementFailed):
             self.close()  # closing rolls back as well
 
