@@ -109,6 +109,8 @@ _ACCESS = {
     "const": "Single row",
     "eq_ref": "Unique lookup",
 }
+_WHOLE = ("ALL", "index")
+"""All rows are looked at, in the table or in an index that has an entry for each."""
 _CHANGES = ("insert", "replace", "update", "delete")
 _BLOCKS = {
     "block-nl-join": "Block nested loop join",
@@ -178,7 +180,7 @@ def _table(table: Json, depth: int) -> Found:
     rows = _whole(table.get("rows", table.get("rows_examined_per_scan")))
     if change is not None:
         operation = change if not access or (access == "ALL" and rows is None) else f"{change}, {operation.lower()}"
-    whole = access == "ALL" and name is not None and not name.startswith("<") and rows is not None
+    whole = access in _WHOLE and name is not None and not name.startswith("<") and rows is not None
     step = Step(
         depth=depth,
         operation=operation,
@@ -265,8 +267,9 @@ def _sqlite_step(detail: str, depth: int) -> Found:
         text = _text(detail) or "Step"
         return Found(Step(depth, text[:1] + text[1:].lower() if text.isupper() else text))
     table, how = _text(parts["table"]), parts["how"] or ""
-    whole = parts["operation"] == "SCAN" and not how
-    index = _text(parts["index"]) if "INDEX" in how and "AUTOMATIC" not in how else None
+    automatic = how.startswith("AUTOMATIC")  # made for this statement, from the whole table
+    whole = automatic or parts["operation"] == "SCAN"
+    index = _text(parts["index"]) if "INDEX" in how and not automatic else None
     operation = "Scan" if parts["operation"] == "SCAN" else "Search"
     if how and index is None:
         operation += f" by {how.lower()}"

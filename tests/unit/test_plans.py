@@ -153,8 +153,28 @@ _JSON = st.recursive(
         st.lists(inner, max_size=4)
         | st.dictionaries(
             st.sampled_from(
-                "Plan Plans query_block table nested_loop filesort subqueries query_plan inputs Node Type rows key "
-                "cost_info table_name access_type block-nl-join materialized filtered union_result".split(" ")
+                [
+                    "Plan",
+                    "Plans",
+                    "query_block",
+                    "table",
+                    "nested_loop",
+                    "filesort",
+                    "subqueries",
+                    "query_plan",
+                    "inputs",
+                    "Node",
+                    "Type",
+                    "rows",
+                    "key",
+                    "cost_info",
+                    "table_name",
+                    "access_type",
+                    "block-nl-join",
+                    "materialized",
+                    "filtered",
+                    "union_result",
+                ]
             )
             | st.just("Node Type"),
             inner,

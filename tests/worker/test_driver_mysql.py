@@ -14,7 +14,7 @@ from dbward.errors import Misconfigured
 from tests.worker.targets import TargetDb, limits, mysql, proxied, run, value
 from worker.drivers import open_driver
 from worker.drivers.errors import OutcomeUnknown, StatementFailed, StatementTimeout, Unreachable
-from worker.drivers.mysql import first_word
+from worker.drivers.words import first_word
 
 
 @pytest.fixture

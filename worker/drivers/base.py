@@ -5,12 +5,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from datetime import timedelta
 from types import TracebackType
 from typing import Protocol, Self
 
 from sqlalchemy import Connection
 
 from dbward.domain.model import Dialect, Limits
+from dbward.domain.plans import Plan
 from worker.rows import Batch, RowSink
 from worker.values import JsonValue
 
@@ -45,6 +47,13 @@ class Session(Protocol):
 
         Raises StatementFailed, StatementTimeout, ResultTooLarge, StatementCancelled, OutcomeUnknown, or what the sink
         raised (rolled back).
+        """
+        ...
+
+    def explain(self, statement: str, *, timeout: timedelta) -> Plan:
+        """How the database would run the statement, which is not run: whatever asking did is rolled back.
+
+        Raises StatementFailed, StatementTimeout or StatementCancelled; the session is spent.
         """
         ...
 

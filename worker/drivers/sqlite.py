@@ -6,6 +6,7 @@ from __future__ import annotations
 import sqlite3
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, suppress
+from datetime import timedelta
 from pathlib import Path
 from time import monotonic, sleep
 from types import TracebackType
@@ -15,12 +16,14 @@ from urllib.parse import quote
 from sqlalchemy import Connection
 
 from dbward.domain.model import Dialect, Limits, StatementError
+from dbward.domain.plans import Plan
 from dbward.errors import Misconfigured
 from worker.drivers.base import Outcome
 from worker.drivers.errors import StatementFailed, Unreachable
+from worker.drivers.explain import explain
 from worker.drivers.reflect import LOCK_WAIT_SECS, TIMEOUT_SECS, catalog_engine, reading
 from worker.drivers.run import LOCK_WAIT, LinkLost, run, timed_out
-from worker.drivers.sqlite_guard import guard
+from worker.drivers.sqlite_guard import guard, plan_guard
 from worker.drivers.stopper import Stopped, Stopper
 from worker.drivers.urls import no_database
 from worker.rows import Results, RowSink, named_columns
@@ -107,6 +110,10 @@ class SqliteSession:
     def run(self, statements: Sequence[str], *, read_only: bool, limits: Limits, sink: RowSink) -> Outcome:
         return run(self._link, self._stopper, statements, read_only=read_only, limits=limits, sink=sink)
 
+    def explain(self, statement: str, *, timeout: timedelta) -> Plan:
+        self._link.plans = True
+        return explain(Dialect.SQLITE, self._link, self._stopper, statement, timeout=timeout)
+
     def cancel(self) -> None:
         self._stopper.cancel()
 
@@ -141,6 +148,7 @@ class _Link:
     def __init__(self, path: Path, *, foreign_keys: bool, stopped: Callable[[], bool]) -> None:
         self.notices: list[str] = []
         self.kept: str | None = None
+        self.plans = False
         self._path = path
         self._foreign_keys = foreign_keys
         self._stopped = stopped
@@ -165,9 +173,9 @@ class _Link:
 
     def execute(self, sql: str, results: Results, *, last: bool, read_only: bool) -> int:
         connection = self._open()
-        declared = _declared_types(connection, sql) if read_only else ()
+        declared = _declared_types(connection, sql) if read_only and not self.plans else ()
         self._watch_the_clock(connection)
-        connection.set_authorizer(guard(read_only=read_only))
+        connection.set_authorizer(plan_guard if self.plans else guard(read_only=read_only))
         before = connection.total_changes
         with self._translated():
             try:

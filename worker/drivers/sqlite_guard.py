@@ -61,3 +61,12 @@ def guard(*, read_only: bool) -> Authorizer:
         return sqlite3.SQLITE_OK if fine else sqlite3.SQLITE_DENY
 
     return authorize
+
+
+_PLANNED = _READS | {sqlite3.SQLITE_INSERT, sqlite3.SQLITE_UPDATE, sqlite3.SQLITE_DELETE}
+
+
+def plan_guard(action: int, _first: str | None, second: str | None, _schema: str | None, _source: str | None) -> int:
+    """For EXPLAIN QUERY PLAN, which compiles changes and runs none. No pragma: some act while they are compiled."""
+    fine = (second or "").lower() in _CALLED if action == sqlite3.SQLITE_FUNCTION else action in _PLANNED
+    return sqlite3.SQLITE_OK if fine else sqlite3.SQLITE_DENY
