@@ -145,6 +145,7 @@ def shown(act: Act) -> str:
         (MY, "ALTER TABLE t ^RENAME INDEX a TO b", ["alter_table t"]),
         (MY, "ALTER TABLE t ^RENAME u", ["rename_table t"]),
         (MY, "ALTER TABLE ^t", ["alter_table t"]),
+        (MY, "ALTER TABLE t ^ADD", ["alter_table t"]),
         (SL, "ALTER TABLE [a b] ^ADD c", ["add_column a b.c"]),
         (SL, "ALTER TABLE t ^DROP c", ["drop_column t.c"]),
         (SL, "ALTER TABLE t ^RENAME a TO b", ["rename_column t.a"]),
@@ -355,6 +356,8 @@ def test_a_constraint_is_named() -> None:
 def test_what_cannot_be_seen_into_is_not_known() -> None:
     assert not read("SHOW TABLES WHERE sleep(1)", MY).known
     assert not read("CREATE TABLE n (id INT) IGNORE SELECT id FROM t", MY).known
+    assert not read("DELETE t WHERE id = 1", MY).known
+    assert not read("DELETE FROM FROM t", SL).known
     assert read("SHOW TABLES", MY).known
 
 

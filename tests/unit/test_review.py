@@ -8,14 +8,18 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from dbward.domain.model import Action, Dialect
 from dbward.domain.review import DEFAULT_ACTIONS, PARSE_FAILURE, blocked, bypassable, review
 from dbward.domain.review_rules import RULES
 from dbward.domain.schema import Column, Constraint, Index, Schema, SchemaStatus, Table, TableKind
 from dbward.domain.sql.classify import classify
+from dbward.domain.sql.lex import tokenize
 from dbward.domain.sql.statements import Finding, Name
 from dbward.errors import Invalid
+from tests.support.props import calm
 
 PG, MY, SL = Dialect.POSTGRESQL, Dialect.MYSQL, Dialect.SQLITE
 ALL = (PG, MY, SL)
@@ -463,3 +467,30 @@ def test_the_corpus_is_reviewed_without_a_slip(dialect: Dialect) -> None:
             assert {finding.rule for finding in findings} <= {"cartesian_join", "large_in_list"}, case["id"]
     assert len(seen) >= 6
     assert seen[PARSE_FAILURE] == 0
+
+
+def tokens_of(sql: str, dialect: Dialect) -> list[str]:
+    try:
+        return [sql[token.start : token.end] for token in tokenize(sql, dialect)]
+    except Invalid:
+        return []
+
+
+BROKEN = [(Dialect(case["dialect"]), tokens_of(case["sql"], Dialect(case["dialect"]))) for case in CORPUS]
+
+
+@calm
+@given(st.sampled_from([case for case in BROKEN if case[1]]), st.data())
+def test_statements_with_a_piece_missing_or_twice_are_reviewed_or_refused(
+    case: tuple[Dialect, list[str]], data: st.DataObject
+) -> None:
+    dialect, tokens = case
+    start = data.draw(st.integers(0, len(tokens) - 1))
+    end = data.draw(st.integers(start, len(tokens)))
+    times = data.draw(st.integers(0, 2))
+    try:
+        found = classify(" ".join([*tokens[:start], *tokens[start:end] * times, *tokens[end:]]), dialect)
+    except Invalid:
+        return
+    for finding in review(found, dialect, EVERY_RULE):
+        assert 1 <= finding.position <= len(found.statements[finding.statement_index].text)

@@ -14,7 +14,6 @@ from dbward.domain.sql.facts_postgresql import read_postgresql
 from dbward.domain.sql.lex import tokenize, words
 from dbward.domain.sql.parse import parse_statement
 from dbward.domain.sql.statements import Act, Deed, Facts, Flag, Kind, Statement
-from dbward.errors import Invalid
 
 _DDL: Final = words("CREATE ALTER DROP TRUNCATE RENAME")
 _MAINTENANCE: Final = words("ANALYZE VACUUM REINDEX OPTIMIZE CHECK CHECKSUM REPAIR")
@@ -32,12 +31,12 @@ def facts(statement: Statement, dialect: Dialect) -> Facts:
         if dialect is Dialect.POSTGRESQL:
             return read_postgresql(statement.tree, statement.text)
         return _read(statement, dialect)
-    except (RecursionError, Invalid):
+    except Exception:  # noqa: BLE001 - what trips over a tree has not understood it
         return Facts(known=False)
 
 
 def _read(statement: Statement, dialect: Dialect) -> Facts:
-    """MySQL and SQLite. Raises `Invalid` when the parser does not understand what it is asked for."""
+    """MySQL and SQLite. May raise what comes from a tree of another shape, or `Invalid`."""
     match statement.verb:
         case verb if verb in _DDL:
             return _of_ddl(statement, dialect)

@@ -38,6 +38,8 @@ def read_tree(tree: exp.Expr) -> Gathered:
         if type(node) in _HANDLERS:
             _HANDLERS[type(node)](node, inner, found)
         stack.extend((child, inner) for child in _children(node) if child is not with_)
+    # The parser is more generous than the servers: it takes writes that say of no table where to.
+    found.known = found.known and all(act.table is not None for act in found.acts)
     return found
 
 
@@ -106,11 +108,14 @@ def _meant(qualifier: str, sides: list[Side]) -> Name | None:
 
 
 def _delete(node: exp.Expr, scope: Scope, found: Gathered) -> None:
+    if not isinstance(node.this, exp.Expr):  # DELETE t, without FROM
+        found.acts.append(Act(Deed.DELETE, None))
+        return
     sides = _block(node.args.get("using") or [node.this], _quals(node), scope, found)
     deleted = node.args.get("tables") or (_flat(node.this) if node.args.get("using") else [node.this])
     flags = _flags(node)
     for table in deleted:
-        found.acts.append(Act(Deed.DELETE, _meant(table.name, sides) or name_of(table), start(table.this), flags=flags))
+        found.acts.append(Act(Deed.DELETE, _meant(table.name, sides) or name_of(table), start(table), flags=flags))
 
 
 def _flat(table: exp.Expr) -> list[exp.Expr]:

@@ -188,7 +188,10 @@ def _other(table: Name, action: Words) -> Iterator[Act]:
 
 def _add(table: Name, action: Words) -> Iterator[Act]:
     at = _skip(action, 1, "COLUMN", "IF NOT EXISTS")
-    first = action[at] if at < len(action) else action[0]
+    if at == len(action):
+        yield from _other(table, action)
+        return
+    first = action[at]
     if first.said == "CONSTRAINT":
         named = 0 if action[at + 1 : at + 2] and action[at + 1].said in _KEYS else 1
         key = action[at + 1 + named].said if at + 1 + named < len(action) else ""

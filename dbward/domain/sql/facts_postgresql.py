@@ -51,7 +51,10 @@ Todo = list[tuple[str, Any, Scope]]
 
 
 def read_postgresql(node: PgNode, text: str) -> Facts:
-    """`node` is one statement, `{type: fields}`, and `text` what it was read from. May raise RecursionError."""
+    """`node` is one statement, `{type: fields}`, and `text` what it was read from.
+
+    May raise what comes from a tree of another shape.
+    """
     found = Gathered()
     explained = node.get("ExplainStmt")
     if explained is None:
