@@ -22,7 +22,7 @@ from dbward.domain.model import (
 from dbward.domain.policy import AutoApproved, BreakGlass, Decision, Denied, NeedsApproval
 from dbward.domain.risk import Factor, Risk
 from dbward.domain.schema import Schema, SchemaStatus
-from dbward.domain.sql.statements import Classification, Facts, Finding, Kind
+from dbward.domain.sql.statements import Classification, Facts, Finding, Kind, Name
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,6 +36,8 @@ class Judgement:
     schema_status: SchemaStatus
     workflow: Workflow | None
     decision: Decision
+    tables: frozenset[Name]
+    """What the statements name."""
 
     @property
     def blocking(self) -> tuple[Finding, ...]:
@@ -75,6 +77,7 @@ def judge(
         schema_status=schema.status,
         workflow=flow,
         decision=policy.decide(flow, found.level, emergency),
+        tables=risk.names_of(facts),
     )
 
 
@@ -90,6 +93,7 @@ def trace(made: Judgement) -> dict[str, Any]:
                 {"verb": one.verb, "kind": one.kind, "reasons": list(one.reasons)} for one in plan.statements
             ],
         },
+        "tables": [{"name": name.name, "schema_name": name.schema} for name in sorted(made.tables, key=str)],
         "sql_review": {
             "policy_id": made.review_policy.id,
             "findings_count": len(made.findings),

@@ -218,11 +218,11 @@ def _of_tables(facts: Sequence[Facts], schema: Schema, most: int) -> Iterator[Fa
     for name in sorted(names_of(facts), key=str):
         tables = schema.candidates(name)
         rows = max((table.estimated_rows or 0 for table in tables), default=0)
-        if name in emptied and (children := _reached(tables, schema)):
-            largest = max(child.estimated_rows or 0 for child in children)
-            certain = all(child.estimated_rows is not None for child in children)
+        if name in emptied and (children := cascades(tables, schema)):
+            largest = max(child.estimated_rows or 0 for child, _ in children)
+            certain = all(child.estimated_rows is not None for child, _ in children)
             level = RiskLevel.HIGH if max(largest, rows) > most else RiskLevel.MEDIUM
-            targets = tuple(_shown(child.name) for child in children)
+            targets = tuple(_shown(child.name) for child, _ in children)
             yield Factor("cascade_delete", level if certain else RiskLevel.UNKNOWN, targets, rows=largest)
         if rows > most:
             yield Factor("large_table", RiskLevel.MEDIUM, (str(name),), rows=rows)
@@ -232,21 +232,20 @@ def _takes_rows(act: Act) -> bool:
     return act.deed in _TAKES_ROWS or (act.deed is Deed.TRUNCATE and Flag.CASCADE in act.flags)
 
 
-def _reached(tables: Sequence[Table], schema: Schema) -> tuple[Table, ...]:
-    """The tables whose rows change when rows of `tables` are deleted, nearest first."""
-    seen = {table.name for table in tables}
-    reached: list[Table] = []
-    edge = [table.name for table in tables]
-    for _ in range(CASCADE_DEPTH):
-        following: list[Name] = []
-        for child, key in schema.children(edge):
-            itself = child.name in {table.name for table in tables} and child not in reached
-            if key.on_delete in _REACHES_CHILDREN and (child.name not in seen or itself):
-                seen.add(child.name)
-                reached.append(child)
-                following.append(child.name)
-        edge = following
-    return tuple(reached)
+def cascades(tables: Sequence[Table], schema: Schema) -> tuple[tuple[Table, int], ...]:
+    """The tables whose rows change when rows of `tables` are deleted, with how many foreign keys away: 1 to 3."""
+    own = {table.name for table in tables}
+    reached: dict[Name, tuple[Table, int]] = {}
+    edge = list(own)
+    for depth in range(1, CASCADE_DEPTH + 1):
+        found = {
+            child.name: (child, depth)
+            for child, key in schema.children(edge)
+            if key.on_delete in _REACHES_CHILDREN and child.name not in reached
+        }
+        reached |= found
+        edge = [name for name in found if name not in own]
+    return tuple(reached.values())
 
 
 def names_of(facts: Sequence[Facts]) -> frozenset[Name]:

@@ -33,7 +33,7 @@ from dbward.domain.sql.redact import redact
 from dbward.domain.states import Trigger
 from dbward.errors import Conflict, DbwardError, Invalid, Refused, TooLarge, Unavailable
 from dbward.runtime import Runtime
-from dbward.services import submission, views
+from dbward.services import context, submission, views
 from dbward.services.agents import queue_hint
 from dbward.services.dispatch import check_reason, dispatch, refuse_change
 from dbward.services.journal import FINGERPRINT_MAX, record, record_refusal
@@ -357,7 +357,8 @@ def show(rt: Runtime, who: Principal, request_id: str) -> View:
             raise refusal
         execution = executions.find(conn, row.execution_id) if row.execution_id is not None else None
         hint = queue_hint(agents.all_agents(conn), row, rt.now()) if row.status is Status.DISPATCHED else None
-    return views.shown(row, approvals=given, queue_hint=hint, execution=execution)
+        beside = context.of_request(conn, row)
+    return views.shown(row, approvals=given, queue_hint=hint, execution=execution, context=beside)
 
 
 def refuse_view(who: Principal, row: RequestRow, waiting: list[str], deciders: list[str]) -> Refused | None:

@@ -6,6 +6,7 @@ failed collection leaves the tables that are known, and says that they can no lo
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any, Final
 
 from dbward import ids
@@ -17,6 +18,7 @@ from dbward.db.engine import Connection, Tx
 from dbward.db.rows import SnapshotRow, TableRow, UploadRow
 from dbward.domain import rbac
 from dbward.domain.model import Event, Permission, Principal, Target
+from dbward.domain.risk import cascades
 from dbward.domain.schema import SchemaStatus
 from dbward.domain.sql.statements import Name
 from dbward.errors import Conflict, Missing, Refused, TooLarge, Unavailable
@@ -26,6 +28,8 @@ from dbward.services.views import View
 
 TABLES_MAX: Final = 50_000
 """Tables in one snapshot."""
+TABLES_SHOWN: Final = 50
+"""Tables beside one request."""
 SAME_NAME_MAX: Final = 50
 """Schemas that a message lists when a name is in several."""
 
@@ -265,6 +269,32 @@ def show(rt: Runtime, who: Principal, database: str, asked: SchemaFilter) -> Vie
         else:
             view["tables"] = [_whole(row) for row in schemas.all_tables(conn, found.upload_id)]
     return view
+
+
+def tables_named(conn: Connection, target: Target, names: Iterable[Name]) -> list[View] | None:
+    """The tables that `names` may mean, whole, with what a delete reaches from them; None without a ready snapshot."""
+    snapshot = schemas.find(conn, target)
+    if snapshot is None or snapshot.upload_id is None or snapshot.status is not SchemaStatus.READY:
+        return None
+    wanted = tuple(names)
+    around = schemas.neighbourhood(conn, target, wanted)
+    views = []
+    for row in schemas.find_tables(conn, snapshot.upload_id, wanted, most=TABLES_SHOWN):
+        own = around.candidates(Name(row.name, row.schema_name))
+        children = [
+            {
+                "table_name": child.name.name,
+                "schema_name": child.name.schema,
+                "estimated_rows": _rows(child.estimated_rows),
+                "depth": depth,
+            }
+            for child, depth in cascades(own, around)
+        ]
+        cut = around.status is not SchemaStatus.READY
+        views.append(
+            _whole(row) | ({"cascade_children": children, "cascade_children_truncated": cut} if children else {})
+        )
+    return views
 
 
 def _choose(rt: Runtime, who: Principal, conn: Connection, database: str, environment: str | None) -> SnapshotRow:

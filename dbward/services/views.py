@@ -57,6 +57,7 @@ def shown(
     approvals: Sequence[Approval],
     queue_hint: str | None,
     execution: ExecutionRow | None,
+    context: View | None,
 ) -> View:
     """The whole of `GET /api/requests/{id}`."""
     flow = workflow_from_json(row.workflow) if row.workflow is not None else None
@@ -85,7 +86,7 @@ def shown(
         "cancel_reason": row.cancel_reason,
         "reject_reason": _reject_reason(row, approvals),
         "approval_progress": progress_json(flow, approvals) if flow is not None else None,
-        "context": None,
+        "context": context,
         "decision_trace": row.decision,
         "execution_id": execution.id if execution is not None else None,
         "claimed_by": execution.agent_id if execution is not None else None,
