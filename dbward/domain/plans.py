@@ -95,15 +95,14 @@ def make(found: Iterable[Found], *, rows: int | None = None, cost: float | None 
     return Plan(tuple(steps), rows, cost, tuple(indexes), tuple(scans.values()), omitted)
 
 
-def with_table_names(plan: Plan, aliases: Mapping[str, str]) -> Plan:
+def with_table_names(plan: Plan, aliases: Mapping[str, str | None]) -> Plan:
     """The plan of an engine that knows tables by their aliases, with the scans of the tables that are meant.
 
-    `aliases`: what the statement calls each table, in lower case, to the table. A scan of anything else is of rows that
-    the statement itself makes.
+    `aliases`: what the statement calls each table, in lower case, to the table; None for rows that it makes itself.
     """
-    names = {scan.table: aliases.get(scan.table.lower()) for scan in plan.scans}
-    tables = [replace(scan, table=name) for scan in plan.scans if (name := names[scan.table]) is not None]
-    return replace(plan, scans=tuple({scan.table: scan for scan in tables}.values()))
+    named = [(scan, aliases.get(scan.table.lower(), scan.table)) for scan in plan.scans]
+    scans = {name: replace(scan, table=name) for scan, name in named if name is not None}
+    return replace(plan, scans=tuple(scans.values()))
 
 
 def with_table_sizes(plan: Plan, schema: Schema) -> Plan:

@@ -1,7 +1,8 @@
 """The execution token: the server's signed word that one agent may run exactly these statements, once, soon.
 
-Text form: `<canonical JSON>.<signature>`; the signature is Ed25519 over a fixed prefix and the JSON's UTF-8 bytes as
-they stand, in lower-case hex. What is signed is what is read: nothing is re-encoded in between.
+Text form: `<canonical JSON>.<signature>`; the signature is Ed25519 over the purpose's prefix and the JSON's UTF-8 bytes
+as they stand, in lower-case hex. What is signed is what is read: nothing is re-encoded in between. A token for one
+purpose is no token for another.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields
 from datetime import UTC, datetime, timedelta
+from enum import Enum
 
 from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
@@ -24,7 +26,14 @@ LIFETIME = timedelta(minutes=5)
 MAX_LENGTH = 16_384
 """Characters; a token has a few hundred."""
 
-_PREFIX = b"dbward-execution-token:v1|"
+
+class Purpose(Enum):
+    """What a token lets an agent do with the statements. The value is signed before the token."""
+
+    RUN = b"dbward-execution-token:v1|"
+    EXPLAIN = b"dbward-explain-token:v1|"
+
+
 _SIGNATURE = re.compile(r"[0-9a-f]{128}")
 _TIME = "%Y-%m-%dT%H:%M:%S.%fZ"
 
@@ -72,23 +81,29 @@ def statements_sha256(statements: Sequence[str]) -> str:
         raise Invalid("the statements are not valid Unicode text", code="sql.rejected") from None
 
 
-def issue(private_key: Ed25519PrivateKey, token: ExecutionToken) -> str:
+def issue(private_key: Ed25519PrivateKey, token: ExecutionToken, purpose: Purpose = Purpose.RUN) -> str:
     """The token's text form."""
     values = asdict(token)
     values["issued_at"] = token.issued_at.astimezone(UTC).strftime(_TIME)
     values["expires_at"] = token.expires_at.astimezone(UTC).strftime(_TIME)
     payload = canonical_json(values)
-    return f"{payload}.{private_key.sign(_PREFIX + payload.encode()).hex()}"
+    return f"{payload}.{private_key.sign(purpose.value + payload.encode()).hex()}"
 
 
 def verify(
-    public_key: Ed25519PublicKey, text: str, *, expected: Binding, now: datetime, max_skew: timedelta
+    public_key: Ed25519PublicKey,
+    text: str,
+    *,
+    expected: Binding,
+    now: datetime,
+    max_skew: timedelta,
+    purpose: Purpose = Purpose.RUN,
 ) -> ExecutionToken:
     """The token, when it is genuine, valid at `now` and bound to everything in `expected`; else `TokenRefused`.
 
     `max_skew` is how far ahead the issuer's clock may be. Expiry allows for none: it would only prolong the token.
     """
-    token = _parse(_signed_payload(public_key, text))
+    token = _parse(_signed_payload(public_key, text, purpose))
     if token.issued_at > now + max_skew:
         ahead = (token.issued_at - now).total_seconds()
         raise TokenRefused(
@@ -110,12 +125,12 @@ def verify(
     return token
 
 
-def _signed_payload(public_key: Ed25519PublicKey, text: str) -> str:
+def _signed_payload(public_key: Ed25519PublicKey, text: str, purpose: Purpose) -> str:
     payload, dot, signature = text.rpartition(".")
     if not dot or len(text) > MAX_LENGTH or _SIGNATURE.fullmatch(signature) is None:
         raise TokenRefused("this is not an execution token")
     try:
-        public_key.verify(bytes.fromhex(signature), _PREFIX + payload.encode())
+        public_key.verify(bytes.fromhex(signature), purpose.value + payload.encode())
     except (InvalidSignature, UnicodeEncodeError):
         raise TokenRefused("the token's signature is not the server's", code="token.bad_signature") from None
     return payload

@@ -14,7 +14,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dbward.domain.model import Operation
-from dbward.domain.tokens import LIFETIME, Binding, ExecutionToken, TokenRefused, issue, statements_sha256, verify
+from dbward.domain.tokens import (
+    LIFETIME,
+    Binding,
+    ExecutionToken,
+    Purpose,
+    TokenRefused,
+    issue,
+    statements_sha256,
+    verify,
+)
 from dbward.errors import Invalid
 from tests.support.props import calm
 
@@ -109,6 +118,15 @@ def test_another_key_is_a_bad_signature() -> None:
 def test_a_signature_for_something_else_is_not_one_for_a_token() -> None:
     payload = TEXT.rpartition(".")[0]
     assert check(f"{payload}.{KEY.sign(payload.encode()).hex()}") == "token.bad_signature"
+
+
+def test_a_token_for_one_purpose_is_none_for_another() -> None:
+    explain = issue(KEY, TOKEN, Purpose.EXPLAIN)
+    assert check(explain) == "token.bad_signature"
+    key = KEY.public_key()
+    assert verify(key, explain, expected=EXPECTED, now=NOON, max_skew=SKEW, purpose=Purpose.EXPLAIN) == TOKEN
+    with pytest.raises(TokenRefused):
+        verify(key, TEXT, expected=EXPECTED, now=NOON, max_skew=SKEW, purpose=Purpose.EXPLAIN)
 
 
 @pytest.mark.parametrize(

@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from dbward.domain.explainable import aliases, why_no_plan
 from dbward.domain.model import Dialect
 from dbward.domain.plan_readers import UnreadablePlan, read_plan
 from dbward.domain.plans import (
@@ -29,7 +30,8 @@ from dbward.domain.plans import (
     with_table_sizes,
 )
 from dbward.domain.schema import Schema, SchemaStatus, Table
-from dbward.domain.sql.statements import Name
+from dbward.domain.sql.classify import classify
+from dbward.domain.sql.statements import Name, Statement
 
 PG, MY, SL = Dialect.POSTGRESQL, Dialect.MYSQL, Dialect.SQLITE
 SAMPLES: list[dict[str, Any]] = json.loads(Path(__file__).with_name("data").joinpath("plans.json").read_text())
@@ -225,6 +227,83 @@ def test_sizes_come_from_the_schema() -> None:
 
 
 def test_a_scan_under_an_alias_is_of_the_table_it_stands_for() -> None:
-    plan = Plan(scans=(Scan("O"), Scan("x"), Scan("p"), Scan("t", 5)))
-    named = with_table_names(plan, {"o": "orders", "p": "orders", "t": "t"})
-    assert named.scans == (Scan("orders"), Scan("t", 5))
+    plan = Plan(scans=(Scan("O"), Scan("x"), Scan("p"), Scan("t", 5), Scan("other")))
+    named = with_table_names(plan, {"o": "orders", "p": "orders", "t": "t", "x": None})
+    assert named.scans == (Scan("orders"), Scan("t", 5), Scan("other"))
+
+
+# --- what may be planned ----------------------------------------------------------------------------------------------
+
+
+def one(dialect: Dialect, sql: str) -> Statement:
+    [statement] = classify(sql, dialect).statements
+    return statement
+
+
+@pytest.mark.parametrize(
+    ("dialect", "sql"),
+    [
+        (PG, "SELECT lower(a) FROM t"),
+        (PG, "VALUES (1)"),
+        (PG, "SELECT * FROM t FOR UPDATE"),
+        (PG, "WITH d AS (DELETE FROM t RETURNING *) SELECT * FROM d"),
+        (PG, "INSERT INTO t SELECT upper(a) FROM t ON CONFLICT DO NOTHING"),
+        (PG, "MERGE INTO t USING s ON t.a = s.a WHEN MATCHED THEN DELETE"),
+        (MY, "SELECT lower(a) FROM t"),
+        (MY, "INSERT INTO t (a, `b`) SELECT lower(a), 1 FROM s.t"),
+        (MY, "INSERT INTO t VALUES (1, now())"),
+        (MY, "INSERT INTO t SET a = 1 ON DUPLICATE KEY UPDATE a = VALUES(a)"),
+        (MY, "INSERT INTO t (a) (SELECT a FROM s)"),
+        (MY, "REPLACE INTO t SELECT * FROM s"),
+        (MY, "UPDATE t JOIN s ON s.a = t.a SET t.b = concat(s.b, 'x') WHERE t.a IN (1, 2) LIMIT 5"),
+        (MY, "UPDATE t SET a = replace(a, 'x', 'y')"),
+        (MY, "UPDATE t JOIN (SELECT max(a) AS m FROM s) AS d ON d.m = t.a SET t.b = 1"),
+        (MY, "DELETE t FROM t JOIN s ON t.a = s.a WHERE s.b = 'x'"),
+        (SL, "INSERT OR REPLACE INTO t SELECT * FROM s"),
+        (SL, "DELETE FROM t WHERE a = lower('X')"),
+    ],
+)
+def test_a_database_may_be_asked_for_the_plan(dialect: Dialect, sql: str) -> None:
+    assert why_no_plan(one(dialect, sql), dialect) is None
+
+
+@pytest.mark.parametrize(
+    ("dialect", "sql", "why"),
+    [
+        (PG, "SELECT mark()", "planning it may run something (unvouched_function:mark)"),
+        (PG, "DELETE FROM t WHERE a = mark()", "planning it may run something (unvouched_function:mark)"),
+        (PG, "SELECT * INTO s FROM t", "planning it may run something (select_into)"),
+        (PG, "EXPLAIN SELECT 1", "EXPLAIN has no plan"),
+        (PG, "SHOW work_mem", "SHOW has no plan"),
+        (PG, "SET statement_timeout = 1", "SET has no plan"),
+        (PG, "CREATE TABLE s AS SELECT 1", "CREATE has no plan"),
+        (MY, "SELECT mark()", "planning it may run something (unvouched_function:mark)"),
+        (MY, "SELECT * FROM t FOR UPDATE", "planning it may run something (keyword:for)"),
+        (MY, "UPDATE t SET a = mark()", "planning it may run something (unvouched_function:mark)"),
+        (MY, "UPDATE t JOIN (SELECT app.mark() AS m) AS d SET a = 1", "planning it may run something (unvouched_"),
+        (MY, "UPDATE t SET a = NEXTVAL(q)", "planning it may run something (unvouched_function:nextval)"),
+        (MY, "UPDATE t SET a = lower (b)", "planning it may run something (unvouched_function:lower)"),
+        (MY, "DELETE FROM t WHERE a = (@x := 1)", "planning it may run something (operator::"),
+        (MY, "INSERT INTO t (a) VALUES (mark())", "planning it may run something (unvouched_function:mark)"),
+        (MY, "INSERT INTO t SELECT * FROM (SELECT mark()) AS d", "planning it may run something (unvouched_"),
+        (MY, "SHOW TABLES", "SHOW has no plan"),
+        (SL, "PRAGMA table_info(t)", "PRAGMA has no plan"),
+        (SL, "SELECT load_extension('x')", "planning it may run something (unvouched_function:load_extension)"),
+    ],
+)
+def test_a_database_is_not_asked_for_the_plan(dialect: Dialect, sql: str, why: str) -> None:
+    said = why_no_plan(one(dialect, sql), dialect)
+    assert said is not None
+    assert said.startswith(why)
+
+
+def test_what_operators_vouch_for_may_be_planned() -> None:
+    sql = "UPDATE t SET a = refund_total(1)"
+    assert why_no_plan(one(MY, sql), MY) is not None
+    assert why_no_plan(one(MY, sql), MY, {"refund_total"}) is None
+
+
+def test_aliases_stand_for_tables_and_not_for_rows_made_on_the_way() -> None:
+    sql = "WITH x AS (SELECT 1) SELECT * FROM Orders o, s.customers, x, (SELECT 1) AS d JOIN t AS d2"
+    assert aliases(one(SL, sql)) == {"o": "Orders", "customers": "s.customers", "x": None, "d": None, "d2": "t"}
+    assert aliases(one(PG, "SELECT * FROM t AS a")) == {}
