@@ -11,7 +11,8 @@ import httpx2
 
 from tests.support.processes import Server
 
-TOKENS = {name: f"dbw_{secrets.token_hex(16)}" for name in ("alice", "bob", "carol")}
+CROWD = tuple(f"approver{n}" for n in range(8))
+TOKENS = {name: f"dbw_{secrets.token_hex(16)}" for name in ("alice", "bob", "carol", *CROWD)}
 
 CONFIG = """
 [broker]
@@ -48,6 +49,17 @@ environment = "production"
 approvers = [{ role = "approver", min = 1 }]
 """
 """alice asks, bob approves, carol watches. Leases are short: what a crash leaves behind is found in seconds."""
+
+CROWDED = CONFIG + "".join(
+    f"""
+[[auth.users]]
+id = "{name}"
+roles = ["approver"]
+token = "${{TOKEN_{name.upper()}}}"
+"""
+    for name in CROWD
+)
+"""The same, and eight more who approve."""
 
 TERMINAL = {"executed", "failed", "rejected", "cancelled", "expired", "execution_lost"}
 

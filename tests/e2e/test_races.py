@@ -14,7 +14,7 @@ import httpx2
 import pytest
 
 from tests.conftest import State
-from tests.e2e.people import CONFIG, People
+from tests.e2e.people import CONFIG, CROWD, CROWDED, People
 from tests.support.processes import Farm, Server
 
 pytestmark = pytest.mark.e2e
@@ -73,6 +73,25 @@ def test_one_of_eight_approvals_by_the_same_person_counts(server: Server) -> Non
     progress = people[0].show(request_id)["approval_progress"]
     assert [a["user"] for a in progress["steps"][0]["approvals"]] == ["bob"]
     assert people[0].show(request_id)["status"] == "approved"
+
+
+@pytest.mark.parametrize("needed", [1, 3])
+def test_of_eight_approvers_as_many_count_as_are_needed(farm: Farm, state: State, needed: int) -> None:
+    config = CROWDED.replace("min = 1", f"min = {needed}")
+    server = farm.server(config=config, state_url=state.url, env=People.tokens_env())
+    people = [People(server) for _ in CROWD]
+    request_id = people[0].submit("UPDATE effects SET job = 'x' WHERE id > 0")["id"]
+
+    path = f"/api/requests/{request_id}/approve"
+    answers = at_once(
+        [lambda p=p, who=who: p.call(who, "POST", path, {}) for p, who in zip(people, CROWD, strict=True)]
+    )  # type: ignore[misc]
+
+    assert statuses(answers) == {200: needed, 409: RACERS - needed}
+    counted = {who for who, answer in zip(CROWD, answers, strict=True) if answer.status_code == 200}
+    seen = people[0].show(request_id)
+    assert {a["user"] for a in seen["approval_progress"]["steps"][0]["approvals"]} == counted
+    assert seen["status"] == "approved"
 
 
 def test_eight_resumers_dispatch_once(farm: Farm, server: Server, target: Path) -> None:
