@@ -64,8 +64,7 @@ def judge(
 ) -> Judgement:
     """`facts`: one for each statement; `schema`: at least the tables that they name; `advice`: further findings."""
     rules = policy.find_review_policy(policies.sql_review, target)
-    actions = {**review.DEFAULT_ACTIONS, **rules.rules}
-    findings = review.review(classification, dialect, actions, schema, advice)
+    findings = review.review(classification, dialect, rules.rules, schema, advice, known=tuple(facts))
     flow = policy.find_workflow(policies.workflows, target, classification.operation)
     auto = flow.auto_approve if flow is not None else None
     found = risk.assess(classification, facts, dialect, findings, schema, auto, now)

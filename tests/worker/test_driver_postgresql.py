@@ -124,6 +124,43 @@ def test_ddl_is_in_the_transaction(db: TargetDb) -> None:
     assert db.direct("SELECT count(*) FROM pg_class WHERE relname = 'u'") == [(0,)]
 
 
+@pytest.mark.parametrize(
+    "sql", ["VACUUM t", "VACUUM FULL t", "CREATE INDEX CONCURRENTLY i ON t (name)", "REINDEX TABLE CONCURRENTLY t"]
+)
+def test_what_cannot_be_in_a_transaction_runs_alone(db: TargetDb, sql: str) -> None:
+    outcome, _ = run(db.url, sql, read_only=False)
+    assert outcome.rows_affected == 0
+    assert db.direct("SELECT indexname FROM pg_indexes WHERE indexname = 'i'") == [("i",)] or " i ON " not in sql
+
+
+def test_beside_others_it_does_not_run_and_nothing_stays(db: TargetDb) -> None:
+    for statements in (
+        ("INSERT INTO t VALUES (2, 'two')", "VACUUM t"),
+        ("VACUUM t", "INSERT INTO t VALUES (2, 'two')"),
+    ):
+        with pytest.raises(StatementFailed) as caught:
+            run(db.url, *statements, read_only=False)
+        assert (caught.value.error.sqlstate, caught.value.error.code) == ("25001", StatementFailed.code)
+    assert db.direct("SELECT id FROM t") == [(1,)]
+
+
+def test_a_failure_outside_a_transaction_says_what_may_stay(db: TargetDb) -> None:
+    db.direct("INSERT INTO t VALUES (2, 'one')")
+    with pytest.raises(StatementFailed) as caught:
+        run(db.url, "CREATE UNIQUE INDEX CONCURRENTLY u ON t (name)", read_only=False)
+    assert caught.value.error.code == "statement.partly_committed"
+    assert "invalid index" in (caught.value.error.detail or "")
+    assert db.direct("SELECT indisvalid FROM pg_index WHERE indexrelid = 'u'::regclass") == [(False,)]
+
+
+def test_the_time_limit_holds_outside_a_transaction(db: TargetDb) -> None:
+    with psycopg.connect(db.url) as other:
+        other.execute("INSERT INTO t VALUES (3, 'three')")  # an index made concurrently waits for its end
+        with pytest.raises(StatementFailed, match="longer than its time limit") as caught:
+            run(db.url, "CREATE INDEX CONCURRENTLY i ON t (name)", read_only=False, limits=limits(seconds=1))
+    assert caught.value.error.code == "statement.partly_committed"
+
+
 def test_counts_of_every_kind_of_statement(db: TargetDb) -> None:
     outcome, sink = run(
         db.url,

@@ -48,6 +48,8 @@ _REFUSED = re.compile(
 
 _QUERY_CANCELED = "57014"
 """Of a statement timeout and of `pg_cancel_backend` alike; the server's words differ, but are translated."""
+_IN_TRANSACTION = "25001"
+"""Of a statement that must not run in a transaction. The server looks at that first, so nothing of it has run."""
 _COUNTED = ("INSERT", "UPDATE", "DELETE", "MERGE", "COPY")
 _ENDS_TRANSACTION = ("COMMIT", "ROLLBACK", "PREPARE TRANSACTION")
 
@@ -162,6 +164,8 @@ class _Link:
         self._types = types
         self._timeout = 0.0
         self._began = 0.0
+        self._executed = 0
+        self._by_itself = False
         self._asked = 0
         self._poll = select.poll()
         self._poll.register(self._pg.socket, select.POLLIN)
@@ -189,8 +193,28 @@ class _Link:
         )
 
     def execute(self, sql: str, results: Results, *, last: bool, read_only: bool) -> int:
+        alone = last and not self._executed and not read_only
+        self._executed += 1
+        try:
+            return self._execute(sql.encode(), results, last=last, read_only=read_only)
+        except StatementFailed as refused:
+            if refused.error.sqlstate != _IN_TRANSACTION or not alone:
+                raise
+        self._leave_transaction(sql)
+        return self._execute(sql.encode(), results, last=last, read_only=read_only)
+
+    def _leave_transaction(self, sql: str) -> None:
+        """For VACUUM, CREATE INDEX CONCURRENTLY and their like. What is done concurrently waits for others without
+        anybody waiting for it, so it may do so for all of its time."""
+        wait = self._timeout if "CONCURRENTLY" in sql.upper() else min(self._timeout or LOCK_WAIT, LOCK_WAIT)
+        self.ask("ROLLBACK")
+        self.ask(f"SET statement_timeout = {round(self._timeout * 1000)}")
+        self.ask(f"SET lock_timeout = {round(wait * 1000)}")
+        self._by_itself = True
+        self.kept = "It ran outside a transaction, so a part of it may have stayed, such as an invalid index."
+
+    def _execute(self, text: bytes, results: Results, *, last: bool, read_only: bool) -> int:
         self._began = monotonic()
-        text = sql.encode()
         fields = self._describe(text)
         writer = None
         if fields:
@@ -214,15 +238,20 @@ class _Link:
         return affected
 
     def commits_by_itself(self, sql: str) -> bool:  # noqa: ARG002  nothing does inside a transaction block
-        return False
+        return self._by_itself
 
     def settle(self) -> None:
         """Deferred triggers, and the filling of cursors WITH HOLD, would run inside COMMIT, where statement_timeout is
         off and a lost line leaves the outcome unknown."""
+        if self._by_itself:
+            return
         self._began = monotonic()
         self.ask("SET CONSTRAINTS ALL IMMEDIATE; CLOSE ALL")
 
     def commit(self) -> None:
+        if self._by_itself:
+            self.ask(_ROLLBACK_AND_FORGET)  # the settings are the session's, and a pooler may keep that
+            return
         tag = b""
         self._send(lambda: self._pg.send_query(b"COMMIT"))
         for result in self._results():
