@@ -45,6 +45,8 @@ KEEP_ALIVE_SECS = 75
 HEARTBEAT_SECS = 120
 CLOSE_SECS = 1.0
 """How long a closed connection waits for its peer to have read everything."""
+CLOSE_MAX_BYTES = 64 * 1024 * 1024
+"""How much of what such a peer still sends is read meanwhile: left unread, it may cost the peer our answer."""
 STALL_SECS = 60
 """How long a peer may neither send nor take a byte of what is being transferred, before its thread is given up."""
 
@@ -256,7 +258,8 @@ class Worker(HeadFirst):
         keep = super().handle(conn)
         if keep is False:
             with contextlib.suppress(OSError):
-                util.close_graceful(conn.sock, timeout=CLOSE_SECS if self.alive else LINGER_SECS)
+                secs = CLOSE_SECS if self.alive else LINGER_SECS
+                util.close_graceful(conn.sock, timeout=secs, max_drain=CLOSE_MAX_BYTES)
             conn.close = _closed_already
         return keep
 

@@ -242,3 +242,12 @@ def test_an_oversized_upload_is_refused_while_it_is_sent(farm: Farm):
             status = 413  # cut off before it had read the answer
     assert status == 413
     assert worker_of(server).memory_info().rss < 400 * 2**20
+
+
+def test_who_sends_too_much_before_it_listens_still_gets_the_answer(farm: Farm):
+    server = farm.server()
+    size = 16 * 2**20  # more than fits into the buffers between the two
+    headers = {"Authorization": f"Bearer {server.admin_token}", "Content-Type": "application/json"}
+    with closing(HTTPConnection("127.0.0.1", server.port, timeout=60)) as client:
+        client.request("POST", "/api/requests", b"x" * size, headers)
+        assert client.getresponse().status == 413
