@@ -209,6 +209,23 @@ def test_a_megabyte_is_read(size: int) -> None:
     assert verdict("SELECT '" + "x" * size + "'", PG) == "select"
 
 
+@pytest.mark.parametrize(
+    ("dialect", "sql", "expected"),
+    [
+        (MY, "UPDATE IGNORE t SET a = 1 WHERE b = 2", "dml"),
+        (MY, "INSERT LOW_PRIORITY IGNORE INTO t VALUES (1)", "dml"),
+        (MY, "DELETE LOW_PRIORITY QUICK IGNORE FROM t WHERE a = 1", "dml"),
+        (MY, "SELECT STRAIGHT_JOIN SQL_NO_CACHE DISTINCT a FROM t", "select"),
+        (MY, "SELECT HIGH_PRIORITY w(1)", "dml"),
+        (MY, "SELECT ignore(1)", "dml"),
+        (SL, "UPDATE OR IGNORE t SET a = 1 WHERE b = 1", "dml"),
+        (SL, "UPDATE OR 1 SET a = 1", "sql.unparsable"),
+    ],
+)
+def test_words_that_say_how_a_statement_is_done(dialect: Dialect, sql: str, expected: str) -> None:
+    assert verdict(sql, dialect) == expected
+
+
 @pytest.mark.parametrize("sql", ["SELCT 1", "DO x", "/*+ Set(x off) */"])
 def test_what_no_grammar_knows_is_refused(sql: str) -> None:
     for dialect in Dialect:

@@ -33,6 +33,13 @@ _MODIFIERS = words(
 )
 _QUERIES = words("( SELECT WITH VALUES TABLE")
 _WRITES = words("INSERT UPDATE DELETE MERGE REPLACE CALL")
+_MANNERS = words(
+    """
+    LOW_PRIORITY DELAYED HIGH_PRIORITY IGNORE QUICK STRAIGHT_JOIN SQL_NO_CACHE SQL_CACHE SQL_SMALL_RESULT SQL_BIG_RESULT
+    SQL_BUFFER_RESULT
+    """
+)
+_CONFLICTS = words("ABORT FAIL IGNORE REPLACE ROLLBACK")
 _MAINTENANCE = words("ANALYZE VACUUM REINDEX OPTIMIZE CHECK CHECKSUM REPAIR")
 _EXPLAINS = words("EXPLAIN DESCRIBE DESC")
 _KNOWN = _QUERIES | _WRITES | _MAINTENANCE | _EXPLAINS | _DDL | words("SHOW SET PRAGMA")
@@ -114,7 +121,7 @@ def _judge(piece: Piece, dialect: Dialect, vouched: Collection[str]) -> _Judged:
 
 def _query(piece: Piece, dialect: Dialect, vouched: Collection[str]) -> _Judged:
     """SELECT and the like, and the statements that write rows."""
-    tree = parse_statement(piece.text, dialect)
+    tree = parse_statement(_without_manner(piece, dialect), dialect)
     if piece.first in _WRITES:
         return _Judged(Kind.DML, piece.first, (f"statement:{piece.first.lower()}",), tree)
     verb = type(tree).__name__.upper()
@@ -122,6 +129,27 @@ def _query(piece: Piece, dialect: Dialect, vouched: Collection[str]) -> _Judged:
         return _Judged(Kind.DML, verb, (f"statement:{verb.lower()}",), tree)
     reason = reason_in_tokens(piece.tokens, dialect, vouched) or reason_in_tree(tree, dialect)
     return _Judged(Kind.SELECT if reason is None else Kind.DML, "SELECT", (reason,) if reason else (), tree)
+
+
+def _without_manner(piece: Piece, dialect: Dialect) -> str:
+    """The text with blanks for the words behind the first that say how it is done, not what: a parser knows only some.
+
+    Blanks, so that everything else stays where it is.
+    """
+    text = piece.text
+    at = 1
+    if dialect is Dialect.SQLITE and piece.first in ("UPDATE", "INSERT") and piece.word(1) == "OR":
+        blanked = [1, 2] if piece.word(2) in _CONFLICTS else []
+    else:
+        blanked = []
+        while dialect is Dialect.MYSQL and piece.word(at) in _MANNERS | {"DISTINCT", "ALL"}:
+            blanked += [at] if piece.word(at) in _MANNERS else []
+            at += 1
+    for index in blanked:
+        start = piece.offsets[index]
+        size = len(piece.tokens[index].text)
+        text = text[:start] + " " * size + text[start + size :]
+    return text
 
 
 def _refuse_tokens(piece: Piece) -> None:
