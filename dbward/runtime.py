@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 
 from dbward import keys
+from dbward.allowance import PerMinute
 from dbward.broker.publish import Publisher
 from dbward.broker.wake import Hub
 from dbward.db.engine import Store, open_store
@@ -30,6 +31,7 @@ class Runtime:
     keys: Keys
     tokens: TokenCache
     metrics: Metrics
+    preflights: PerMinute
     now: Callable[[], datetime]
     _close: Callable[[], None] = field(repr=False)
 
@@ -66,6 +68,7 @@ def open_runtime(settings: ServerSettings, *, now: Callable[[], datetime] = utc_
         keys=signing,
         tokens=TokenCache(),
         metrics=Metrics(),
+        preflights=PerMinute(),
         now=now,
         _close=close,
     )

@@ -14,7 +14,7 @@ from dbward.domain.model import Action, Event, Operation, Permission, Principal,
 from dbward.domain.names import parse_name, parse_operation
 from dbward.domain.policy import AutoApproved, Denied, NeedsApproval
 from dbward.domain.sql.statements import Classification, Kind
-from dbward.errors import DbwardError, Invalid, TooLarge
+from dbward.errors import DbwardError, Invalid, RateLimited, TooLarge
 from dbward.runtime import Runtime
 from dbward.services import submission
 from dbward.services.journal import record, record_refusal
@@ -44,13 +44,18 @@ class Verdict:
 
 
 def judge(rt: Runtime, who: Principal, body: NewPreflight) -> Verdict:
-    """The verdict that submitting would get now. Raises `Refused` (recorded), `Invalid`, `TooLarge`."""
+    """The verdict that submitting would get now. Raises `Refused` (recorded), `Invalid`, `TooLarge`,
+    `RateLimited`.
+    """
     target = Target(parse_name(body.database, "database"), parse_name(body.environment, "environment"))
     refusal = rbac.refuse(who, Permission.REQUEST_PREFLIGHT, target=target, owner=None)
     if refusal is not None:
         raise rt.store.write(
             lambda tx: record_refusal(rt, tx, refusal, actor=who, request=None, action="preflight", target=target)
         )
+    most = rt.settings.features.preflight.rate_limit_per_minute
+    if most is not None and not rt.preflights.allow(who.subject, most, rt.now()):
+        raise RateLimited(f"more than {most} preflights in a minute", code="preflight.rate_limited")
     size = len(body.sql.encode())
     if size > rt.settings.max_detail_bytes:
         raise TooLarge(f"the SQL has {size} bytes, over the limit of {rt.settings.max_detail_bytes}")

@@ -9,9 +9,10 @@ import pytest
 
 from dbward.client.shapes import NewPreflight
 from dbward.domain.model import Principal
-from dbward.errors import DbwardError, Invalid, Refused, TooLarge
+from dbward.errors import DbwardError, Invalid, RateLimited, Refused, TooLarge
 from dbward.services import policies, preflight
 from dbward.services.views import View
+from dbward.settings.server_features import Preflight
 from tests.services.conftest import World
 
 
@@ -243,3 +244,18 @@ def test_policies_of_a_target(world: World) -> None:
 def test_policies_need_a_permission(world: World) -> None:
     with pytest.raises(Refused):
         policies.resolve(world.rt, world.who("none"), "app", "auto", None)
+
+
+def test_preflights_may_be_limited(world: World) -> None:
+    features = replace(world.rt.settings.features, preflight=Preflight(rate_limit_per_minute=2))
+    limited = replace(world.rt, settings=replace(world.rt.settings, features=features))
+    asked = NewPreflight(database="app", environment="auto", sql="SELECT 1")
+    alice, rita = world.who("alice"), world.who("rita")
+    for _ in range(2):
+        preflight.judge(limited, alice, asked)
+    with pytest.raises(RateLimited) as caught:
+        preflight.judge(limited, alice, asked)
+    assert caught.value.code == "preflight.rate_limited"
+    preflight.judge(limited, rita, asked)
+    world.clock.advance(minutes=1)
+    preflight.judge(limited, alice, asked)
