@@ -29,3 +29,13 @@ def restored_limits() -> Iterator[None]:
     connection = sqlite3.connect(":memory:")
     connection.execute("PRAGMA soft_heap_limit = 0").fetchall()
     connection.close()
+
+
+@pytest.fixture(scope="module")
+def sqlite_url(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """An empty database."""
+    path = tmp_path_factory.mktemp("sqlite") / "target.db"
+    connection = sqlite3.connect(path)
+    connection.execute("CREATE TABLE t (a)")
+    connection.close()
+    return f"sqlite:///{path}"
