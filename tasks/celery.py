@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+from dbward.errors import DbwardError
 from dbward.settings.client import broker_from_env
 from tasks import control
 from tasks.app import make_app
 
 __all__ = ["app", "control"]  # Celery's command line knows the commands that are imported
 
-_url, _token = broker_from_env()
+try:
+    _url, _token = broker_from_env()
+except DbwardError as e:
+    # Any other exception is shown by Celery as a page of its own frames.
+    raise SystemExit("\n".join(filter(None, (f"Error: {e.message}", e.hint)))) from None
 app = make_app(server_url=_url, token=_token)

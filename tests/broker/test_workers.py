@@ -300,6 +300,22 @@ def test_inspect_is_not_for_everybody(site: Site) -> None:
         assert token not in done.stdout + done.stderr
 
 
+@pytest.mark.parametrize(
+    ("env", "said"),
+    [
+        ({"DBWARD_SERVER_URL": "http://127.0.0.1:3000"}, "DBWARD_TOKEN must be set"),
+        ({"DBWARD_SERVER_URL": "http://example.com", "DBWARD_TOKEN": "dbw_" + "0" * 32}, "plain http to example.com"),
+    ],
+    ids=["no-token", "plain-http"],
+)
+def test_settings_that_cannot_be_used_are_told_in_a_line(farm: Farm, env: dict[str, str], said: str) -> None:
+    argv = [sys.executable, "-m", "celery", "-A", "tasks", "inspect", "ping"]
+    asked = farm.spawn("celery", argv, env={**env, "PYTHONPATH": str(ROOT)})
+    assert asked.wait(60) == 1
+    assert said in asked.log()
+    assert "Traceback" not in asked.log()
+
+
 @pytest.mark.parametrize("who", ["olga", "admin"])
 def test_shutdown_is_refused_and_the_worker_never_hears_of_it(site: Site, who: str) -> None:
     worker = site.worker()
