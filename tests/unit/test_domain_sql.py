@@ -54,6 +54,18 @@ def test_almost_every_read_of_the_corpus_is_a_read(dialect: Dialect) -> None:
     assert len(missed) <= len(reads) // 50, missed
 
 
+ORDINARY = [
+    line.split("\t", 1)
+    for line in (Path(__file__).parent / "data" / "ordinary_reads.tsv").read_text("utf-8").splitlines()
+    if not line.startswith("#")
+]
+
+
+@pytest.mark.parametrize(("dialect", "sql"), ORDINARY)
+def test_ordinary_reads_are_reads(dialect: str, sql: str) -> None:
+    assert verdict(sql, Dialect(dialect)) == "select"
+
+
 @pytest.mark.parametrize(
     ("dialect", "sql"),
     [

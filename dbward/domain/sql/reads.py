@@ -40,7 +40,7 @@ _OPENS = words(
 """Take a parenthesis, and are reserved everywhere, so that no function has such a name."""
 
 _OPENS_IN = {
-    _MY: words("XOR INDEX KEY PARTITION INTERVAL DIV BINARY CHAR DECIMAL JOIN LIKE RLIKE REGEXP"),
+    _MY: words("XOR INDEX KEY PARTITION INTERVAL DIV BINARY CHAR DECIMAL JOIN LIKE RLIKE REGEXP ROW"),
     _SL: words("EXCEPT INTERSECT OFFSET NUMERIC DECIMAL VARCHAR CHAR JOIN LIKE REGEXP GLOB"),
 }
 """SQLite has no functions but those that are compiled in, so no word of its grammar can be somebody's function."""
