@@ -16,6 +16,7 @@ from dbward.client.wire import PROTOCOL, AgentReport, AgentWelcome
 from dbward.domain.model import Operation, Target
 from dbward.errors import Misconfigured
 from worker import startup
+from worker.accounts import warn_of_writer
 from worker.databases import Databases
 from worker.drivers.base import Driver
 from worker.job import Rules, refuse_skew
@@ -99,7 +100,11 @@ class Agent:
         self._reporter = Reporter(self._report, busy=lambda: len(self._jobs) > 0, on_unauthorized=self.unauthorized)
         self._jobs = Jobs(self._reporter.jobs_changed)
         self._databases = Databases(
-            drivers, on_change=self._databases_changed, first_secs=patience.first_secs, last_secs=patience.last_secs
+            drivers,
+            on_change=self._databases_changed,
+            on_met=lambda target, driver: warn_of_writer(target, driver, self._operations),
+            first_secs=patience.first_secs,
+            last_secs=patience.last_secs,
         )
         self._schemas = SchemaSync(
             api,

@@ -36,11 +36,14 @@ class _Database:
     tried: bool = False
     """Whether the first attempt has ended, well or not."""
     recovering: bool = False
+    met: bool = False
+    """Whether it has ever been up."""
     error: str | None = "not connected yet"
 
 
 class Databases:
-    """`on_change` is called whenever one went up or down, without any lock held.
+    """`on_change` is called whenever one went up or down, and `on_met` when one is up for the first time, both without
+    any lock held; `on_met` may take its time.
 
     `first_secs` and `last_secs` bound the exponential back-off of attempts to reach a database.
     """
@@ -50,11 +53,13 @@ class Databases:
         drivers: Mapping[Target, Driver],
         *,
         on_change: Callable[[], None],
+        on_met: Callable[[Target, Driver], None] | None = None,
         first_secs: float,
         last_secs: float,
     ) -> None:
         self._databases = {target: _Database(target, driver) for target, driver in drivers.items()}
         self._on_change = on_change
+        self._on_met = on_met
         self._first_secs = first_secs
         self._last_secs = last_secs
         self._changed = Condition()
@@ -170,6 +175,9 @@ class Databases:
             if error is None:
                 log.info("database %s is up", db.target)
                 self._on_change()
+                if not db.met and self._on_met is not None:
+                    self._on_met(db.target, db.driver)
+                db.met = True
                 return
             now = time.monotonic()
             if logged is None or now - logged >= LOG_EVERY_SECS:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -68,6 +69,25 @@ def test_a_good_start_reports_itself(make: Callable[..., Agent], server: TinySer
         {"database": "app", "environment": "test", "dialect": "sqlite", "status": "up", "error": None}
     ]
     assert (report["instance"], report["session"], report["max_concurrent"]) == ("test", "session-1", 2)
+
+
+def test_an_account_that_can_write_is_warned_of_where_only_reads_are_asked_for(
+    make: Callable[..., Agent], lite_url: str
+) -> None:
+    warned = threading.Event()
+
+    class Listener(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            if "the account in its URL can write" in record.getMessage():
+                warned.set()
+
+    listener = Listener(logging.WARNING)
+    logging.getLogger("dbward.agent").addHandler(listener)
+    try:
+        make({APP: lite_url}).start()
+        assert warned.wait(60)
+    finally:
+        logging.getLogger("dbward.agent").removeHandler(listener)
 
 
 def test_a_server_that_is_away_is_waited_for(make: Callable[..., Agent], server: TinyServer, lite_url: str) -> None:
