@@ -82,7 +82,8 @@ _NEVER_ANALYSED: Final = """greatest(pg_stat_get_live_tuples(c.oid),
 """As the planner guesses: as many rows as fit into the pages there are, were every text 32 bytes long."""
 
 _POSTGRESQL: Final = """
-    SELECT c.oid, i.inhparent, n.nspname, c.relname, c.relkind,
+    SELECT c.oid, ARRAY(SELECT inhparent FROM pg_catalog.pg_inherits WHERE inhrelid = c.oid),
+        n.nspname, c.relname, c.relkind,
         CASE
             WHEN c.relkind NOT IN ('r', 'm', 'f') THEN NULL
             WHEN c.reltuples > 0 OR c.relpages > 0 AND c.reltuples = 0
@@ -92,7 +93,6 @@ _POSTGRESQL: Final = """
         END::float8
     FROM pg_catalog.pg_class c
     JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
-    LEFT JOIN pg_catalog.pg_inherits i ON i.inhrelid = c.oid AND c.relispartition
     WHERE c.relkind IN ('r', 'p', 'v', 'm', 'f')
         AND n.nspname <> 'information_schema' AND left(n.nspname, 3) <> 'pg_'
     ORDER BY n.nspname, c.relname
@@ -117,25 +117,30 @@ def _postgresql(connection: Connection) -> list[Listed]:
         if error.connection_invalidated:
             raise
         rows = connection.exec_driver_sql(_POSTGRESQL.format(never_analysed="NULL")).all()
-    estimates = _with_partitions({oid: (parent, kind, rows) for oid, parent, _, _, kind, rows in rows})
+    own = {oid: (0 if kind == "p" else rows_known, parents) for oid, parents, _, _, kind, rows_known in rows}
+    estimates = _with_heirs(own)
     return [Listed(schema, name, _RELKINDS[kind], estimates[oid]) for oid, _, schema, name, kind, _ in rows]
 
 
-def _with_partitions(rows: Mapping[int, tuple[int | None, str, float | None]]) -> dict[int, int | None]:
-    """Estimates by oid; a partitioned table has what its partitions have together, if that is known of all."""
-    partitions: dict[int, list[int]] = {}
-    for oid, (parent, _, _) in rows.items():
-        if parent is not None:
-            partitions.setdefault(parent, []).append(oid)
+def _with_heirs(own: Mapping[int, tuple[float | None, Sequence[int]]]) -> dict[int, int | None]:
+    """Estimates by oid, from each table's own rows and parents.
+
+    A statement about a table is about its partitions, and whatever else inherits from it, too. What is not known of one
+    of them is not known of all together.
+    """
+    heirs: dict[int, list[int]] = {}
+    for oid, (_, parents) in own.items():
+        for parent in parents:
+            heirs.setdefault(parent, []).append(oid)
 
     def estimate(oid: int) -> int | None:
-        _, kind, rows_known = rows[oid]
-        if kind != "p":
-            return None if rows_known is None else min(int(rows_known), LARGEST)
-        parts = [estimate(part) for part in partitions.get(oid, [])]
-        return None if None in parts else sum(part for part in parts if part is not None)
+        rows = own[oid][0]
+        below = [estimate(heir) for heir in heirs.get(oid, ())]
+        if rows is None or None in below:
+            return None
+        return min(int(rows) + sum(part for part in below if part is not None), LARGEST)
 
-    return {oid: estimate(oid) for oid in rows}
+    return {oid: estimate(oid) for oid in own}
 
 
 # --- MySQL and MariaDB ------------------------------------------------------------------------------------------------

@@ -11,7 +11,7 @@ from datetime import datetime
 from itertools import islice
 from typing import Any, Final
 
-from sqlalchemy import ColumnElement, Connection, Select, delete, func, insert, select, update
+from sqlalchemy import ColumnElement, Connection, delete, func, insert, select, update
 
 from dbward.db.engine import Tx
 from dbward.db.rows import SnapshotRow, TableRow, UploadRow, read
@@ -141,8 +141,8 @@ def find_tables(conn: Connection, upload_id: str, names: Iterable[Name], *, most
     found: dict[tuple[str, str], TableRow] = {}
     for column, values in ((schema_tables.c.folded_path, paths), (schema_tables.c.folded_name, bare)):
         for chunk in _chunks(values):
-            for row in conn.execute(_tables(upload_id, column.in_(chunk), most - len(found))).mappings():
-                found[row["schema_name"], row["name"]] = read(TableRow, row)
+            rows = _tables(conn, upload_id, column.in_(chunk), most)
+            found |= {(row.schema_name, row.name): row for row in rows}
     return list(islice(found.values(), most))
 
 
@@ -189,15 +189,16 @@ def _by_key(conn: Connection, upload_id: str, keys: Sequence[tuple[str, str]]) -
     wanted = set(keys)
     found: list[TableRow] = []
     for chunk in _chunks(sorted({folded_path(*key) for key in keys})):
-        rows = conn.execute(_tables(upload_id, schema_tables.c.folded_path.in_(chunk))).mappings()
-        # Another table may differ in letter case only.
-        found.extend(read(TableRow, row) for row in rows if (row["schema_name"], row["name"]) in wanted)
+        rows = _tables(conn, upload_id, schema_tables.c.folded_path.in_(chunk))
+        found += [row for row in rows if (row.schema_name, row.name) in wanted]  # others differ in letter case only
     return found
 
 
-def _tables(upload_id: str, which: ColumnElement[bool], most: int | None = None) -> Select[Any]:
-    query = select(schema_tables).where(schema_tables.c.upload_id == upload_id, which)
-    return query.order_by(schema_tables.c.schema_name, schema_tables.c.name).limit(most)
+def _tables(conn: Connection, upload_id: str, which: ColumnElement[bool], most: int | None = None) -> list[TableRow]:
+    """By schema and name. Sorted here: a database asked to do it may read the whole snapshot in that order instead."""
+    query = select(schema_tables).where(schema_tables.c.upload_id == upload_id, which).limit(most)
+    rows = [read(TableRow, row) for row in conn.execute(query).mappings()]
+    return sorted(rows, key=lambda row: (row.schema_name, row.name))
 
 
 def _table(row: TableRow) -> Table:

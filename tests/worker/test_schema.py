@@ -94,6 +94,20 @@ ANALYZE users; ANALYZE events_1; ANALYZE events_2;
 """
 
 
+HEIRS = """
+CREATE TABLE logs (n int);
+CREATE TABLE logs_1 (CHECK (n < 10)) INHERITS (logs);
+CREATE TABLE both_of () INHERITS (logs, nothing);
+INSERT INTO logs VALUES (1);
+INSERT INTO logs_1 SELECT 2 FROM generate_series(1, 70);
+INSERT INTO both_of SELECT 3 FROM generate_series(1, 5);
+ANALYZE logs, logs_1, both_of;
+DELETE FROM events;
+ALTER TABLE events ADD PRIMARY KEY (at);
+CREATE TABLE seen (at date REFERENCES events ON DELETE CASCADE);
+"""
+
+
 @pytest.fixture
 def postgres(postgres_url: str) -> str:
     targets.postgresql(postgres_url).direct(POSTGRESQL)
@@ -153,6 +167,15 @@ def test_postgresql_estimates(postgres):
     assert rows["public.users_archive"] == 0
     assert rows["public.recent"] is None
     assert rows["public.outside"] is None
+
+
+def test_postgresql_counts_what_inherits_and_finds_what_refers_to_a_partition(postgres):
+    targets.postgresql(postgres).direct(HEIRS)
+    found, _ = whole(postgres)
+    names = ("logs", "logs_1", "both_of", "nothing")
+    assert [found[f"public.{name}"].estimated_rows for name in names] == [76, 70, 5, 5]
+    parents = {one.referenced_table for one in of_kind(found["public.seen"], "foreign_key")}
+    assert parents == {"events", "events_1", "events_2"}
 
 
 def test_postgresql_knows_about_a_table_that_was_never_analysed(postgres):
