@@ -6,7 +6,8 @@ import logging
 import os
 import queue
 import signal
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from threading import Thread, Timer
 from types import FrameType
 from typing import Any, Final
@@ -19,7 +20,7 @@ from celery.worker import state as worker_state
 
 from dbward import VERSION, ids
 from dbward.broker.failures import BrokerRefused, BrokerUnavailable, TokenRefused
-from dbward.broker.names import EXECUTE_TASK
+from dbward.broker.names import EXECUTE_TASK, EXPLAIN_TASK
 from dbward.client.agent_api import AgentApi
 from dbward.client.wire import AgentWelcome
 from dbward.domain.model import Target
@@ -176,15 +177,32 @@ def _run(settings: AgentSettings, signals: _Signals) -> int:
 def _worker(agent: Agent, app: Celery, welcome: AgentWelcome, concurrency: int) -> AgentWorker:
     @app.task(name=EXECUTE_TASK, bind=True)
     def execute(task: Task[..., None], request_id: str, execution_id: str) -> None:
-        try:
-            properties: Mapping[str, Any] = task.request.properties or {}
-            agent.execute(request_id, execution_id, str(properties["delivery_tag"]))  # the lease's tag
-        except PutBack as e:
-            raise Reject(str(e), requeue=True) from e
+        with _put_back():
+            agent.execute(request_id, execution_id, _tag(task))
+
+    @app.task(name=EXPLAIN_TASK, bind=True)
+    def explain(task: Task[..., None], explain_id: str) -> None:
+        with _put_back():
+            agent.explain(explain_id, _tag(task))
 
     app.finalize()
     restrict_panel()
     return AgentWorker(agent, app, node=welcome.node, queues=agent.queues(), concurrency=concurrency)
+
+
+def _tag(task: Task[..., None]) -> str:
+    """Of the message's lease."""
+    properties: Mapping[str, Any] = task.request.properties or {}
+    return str(properties["delivery_tag"])
+
+
+@contextmanager
+def _put_back() -> Iterator[None]:
+    """Have the message delivered again when the agent says so."""
+    try:
+        yield
+    except PutBack as e:
+        raise Reject(str(e), requeue=True) from e
 
 
 def _drivers(settings: AgentSettings) -> dict[Target, Driver]:

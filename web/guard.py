@@ -23,7 +23,7 @@ AGENT_PATHS = ("/api/agent/", "/api/public-key")
 BROKER_PATHS = ("/api/broker/",)
 FINISHING = frozenset(
     {
-        *("agent.renew", "agent.parts", "agent.release", "agent.complete"),
+        *("agent.renew", "agent.parts", "agent.release", "agent.complete", "agent.complete_explain"),
         *("broker.ack", "broker.extend", "broker.reject", "broker.release"),
     }
 )

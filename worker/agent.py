@@ -19,6 +19,7 @@ from worker import startup
 from worker.accounts import warn_of_writer
 from worker.databases import Databases
 from worker.drivers.base import Driver
+from worker.explain import Explainer
 from worker.job import Rules, refuse_skew
 from worker.jobs import Jobs
 from worker.lease import Stop
@@ -96,6 +97,7 @@ class Agent:
         self._running = False
         self._allowed: frozenset[str] = frozenset()
         self._runner: Runner | None = None
+        self._explainer: Explainer | None = None
         self._timer = Timer("beat")
         self._reporter = Reporter(self._report, busy=lambda: len(self._jobs) > 0, on_unauthorized=self.unauthorized)
         self._jobs = Jobs(self._reporter.jobs_changed)
@@ -158,6 +160,19 @@ class Agent:
             on_forgotten=self._reporter.state_changed,
             on_changed=self._schemas.changed,
         )
+        runner = self._runner
+        self._explainer = Explainer(
+            self._api,
+            self._databases,
+            key,
+            lambda: runner.rules,
+            jobs=self._jobs,
+            session=self._session,
+            closing=self._closing,
+            quiet=self._quiet,
+            on_unauthorized=self.unauthorized,
+            on_forgotten=self._reporter.state_changed,
+        )
         self._reporter.open()
         self._schemas.open()
         return welcome
@@ -191,6 +206,12 @@ class Agent:
         if self._runner is None:
             raise RuntimeError("the agent was not started")
         self._runner.execute(request_id, execution_id, tag)
+
+    def explain(self, explain_id: str, tag: str) -> None:
+        """Answer one question how statements would run. Raises `run.PutBack` when it is to be delivered again."""
+        if self._explainer is None:
+            raise RuntimeError("the agent was not started")
+        self._explainer.explain(explain_id, tag)
 
     def unauthorized(self) -> None:
         """The server refused the token: stop, saying so once."""

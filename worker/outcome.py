@@ -108,12 +108,12 @@ def report(ended: Ended, claim_id: str, tag: str) -> CompleteRequest:
         truncation_reason=answer.truncation_reason if answer else None,
         result_size=stored.size if stored else None,
         result_sha256=stored.sha256 if stored else None,
-        error=_wire_error(error) if error else None,
+        error=wire_error(error) if error else None,
         duration_ms=ended.duration_ms,
     )
 
 
-def _wire_error(error: StatementError) -> WireError:
+def wire_error(error: StatementError) -> WireError:
     return WireError(
         code=error.code,
         message=error.message[:MAX_MESSAGE],

@@ -104,6 +104,11 @@ class Runner:
         self._spent: dict[str, datetime] = {}
         self._spent_lock = Lock()
 
+    @property
+    def rules(self) -> Rules:
+        """Those of now."""
+        return self._rules
+
     def rename(self, node: str) -> None:
         """The server calls this agent so from now on; tokens are bound to the name."""
         self._rules = replace(self._rules, node=node)

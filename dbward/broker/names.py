@@ -10,6 +10,7 @@ from dbward.domain.names import parse_name
 from dbward.errors import Invalid
 
 EXECUTE_TASK: Final = "dbward.execute"
+EXPLAIN_TASK: Final = "dbward.explain"
 
 CONTROL: Final = "celery.pidbox"
 """Remote control: every worker's mailbox is bound to this fanout exchange."""

@@ -11,7 +11,7 @@ from celery import Celery
 from kombu import Producer
 
 from dbward.broker import transport
-from dbward.broker.names import EXECUTE_TASK, job_queue
+from dbward.broker.names import EXECUTE_TASK, EXPLAIN_TASK, job_queue
 from dbward.broker.source_sql import SqlSource
 from dbward.broker.wake import Hub
 from dbward.db.engine import Tx
@@ -49,12 +49,19 @@ class Publisher:
 
     def execution(self, tx: Tx, *, target: Target, request_id: str, execution_id: str) -> None:
         """Queue one execution for the agents of `target`. They are woken after the commit."""
+        self._send(tx, EXECUTE_TASK, target, execution_id, {"request_id": request_id, "execution_id": execution_id})
+
+    def explain(self, tx: Tx, *, target: Target, explain_id: str) -> None:
+        """Queue the question how statements would run. The agents are woken after the commit."""
+        self._send(tx, EXPLAIN_TASK, target, explain_id, {"explain_id": explain_id})
+
+    def _send(self, tx: Tx, task: str, target: Target, job_id: str, arguments: dict[str, str]) -> None:
         self._inside.tx = tx
         try:
             self._app.send_task(
-                EXECUTE_TASK,
-                kwargs={"request_id": request_id, "execution_id": execution_id},
-                task_id=execution_id,
+                task,
+                kwargs=arguments,
+                task_id=job_id,
                 queue=job_queue(target),
                 producer=self._producer,
                 retry=False,

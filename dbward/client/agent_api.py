@@ -25,6 +25,8 @@ from dbward.client.wire import (
     Completed,
     CompleteRequest,
     ErrorEnvelope,
+    ExplainClaimed,
+    ExplainReport,
     PartAccepted,
     ReleaseRequest,
     Renewed,
@@ -138,6 +140,13 @@ class AgentApi:
 
     def complete(self, execution_id: str, complete: CompleteRequest) -> Completed:
         return self._send("POST", _path(execution_id, "complete"), body=complete, answer=Completed)
+
+    def claim_explain(self, explain_id: str, claim: ClaimRequest) -> ExplainClaimed:
+        """`Conflict` or `Missing`: the message is out of date and can be forgotten."""
+        return self._send("POST", f"/api/agent/explains/{explain_id}/claim", body=claim, answer=ExplainClaimed)
+
+    def complete_explain(self, explain_id: str, report: ExplainReport) -> None:
+        self._send("POST", f"/api/agent/explains/{explain_id}/complete", body=report, answer=_Anything)
 
     def begin_schema(self, begin: SchemaBegin) -> str:
         """The id under which the snapshot is sent."""

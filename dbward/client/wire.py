@@ -11,6 +11,7 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from dbward.domain.model import Dialect, Operation
+from dbward.domain.plans import Plan
 from dbward.domain.schema import TableKind
 
 PROTOCOL = 1
@@ -163,6 +164,48 @@ class CompleteRequest(Wire):
     result_sha256: str | None = None
     error: WireError | None = None
     duration_ms: int = Field(ge=0)
+
+
+class ExplainClaimed(Wire):
+    """Answer to `POST /api/agent/explains/{id}/claim`, which takes a `ClaimRequest`. Nothing in it may be run.
+
+    `token` (of the purpose EXPLAIN) binds the statements. `timeout_ms` is for each of them; whatever is not reported at
+    `expires_at` is not waited for any more.
+    """
+
+    explain_id: str
+    claim_id: str
+    token: str
+    database: str
+    environment: str
+    statements: list[str] = Field(min_length=1)
+    timeout_ms: int = Field(ge=1)
+    expires_at: datetime
+    server_time: datetime
+
+
+class Explained(Wire):
+    """One statement's plan, or why the database gave none."""
+
+    plan: Plan | None = None
+    error: WireError | None = None
+
+    @model_validator(mode="after")
+    def _one_of_both(self) -> Self:
+        if (self.plan is None) == (self.error is None):
+            raise ValueError("either a plan or an error")
+        return self
+
+
+EXPLAIN_BYTES = 8 * 1024 * 1024
+"""Largest body of a report of plans."""
+
+
+class ExplainReport(Wire):
+    """`POST /api/agent/explains/{id}/complete`: one entry for each statement, in order. Repeatable."""
+
+    claim_id: str
+    statements: list[Explained]
 
 
 class Completed(Wire):

@@ -11,6 +11,7 @@ from typing import Any, TypeVar
 from sqlalchemy import RowMapping
 
 from dbward.domain.model import Dialect, ExecutionStatus, Operation, Status, Target
+from dbward.domain.plans import ExplainStatus
 from dbward.domain.schema import SchemaStatus, TableKind
 
 
@@ -180,7 +181,45 @@ class TableRow:
     digest: str
 
 
-Row = TypeVar("Row", RequestRow, ExecutionRow, ResultRow, AgentRow, TokenRow, UserRow, UploadRow, SnapshotRow, TableRow)
+@dataclass(frozen=True, slots=True)
+class ExplainRow:
+    """`statements`: `{sql, refused, aliases}`; `outcome`, one for each: `{sql, plan}` or `{sql, error, hint}`."""
+
+    id: str
+    request_id: str | None
+    requested_by: str
+    database: str
+    environment: str
+    dialect: Dialect
+    statements: list[dict[str, Any]]
+    timeout_ms: int
+    status: ExplainStatus
+    agent_id: str | None
+    claim_id: str | None
+    created_at: datetime
+    expires_at: datetime
+    finished_at: datetime | None
+    outcome: list[dict[str, Any]] | None
+    reason: str | None
+
+    @property
+    def target(self) -> Target:
+        return Target(self.database, self.environment)
+
+
+Row = TypeVar(
+    "Row",
+    RequestRow,
+    ExecutionRow,
+    ResultRow,
+    AgentRow,
+    TokenRow,
+    UserRow,
+    UploadRow,
+    SnapshotRow,
+    TableRow,
+    ExplainRow,
+)
 
 _ENUMS: dict[type, dict[str, type[StrEnum]]] = {
     RequestRow: {"status": Status, "operation": Operation},
@@ -188,6 +227,7 @@ _ENUMS: dict[type, dict[str, type[StrEnum]]] = {
     UploadRow: {"dialect": Dialect},
     SnapshotRow: {"status": SchemaStatus, "dialect": Dialect},
     TableRow: {"kind": TableKind},
+    ExplainRow: {"dialect": Dialect, "status": ExplainStatus},
 }
 
 

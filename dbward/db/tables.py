@@ -305,6 +305,29 @@ schema_edges = Table(  # one row for each pair of tables with a foreign key betw
     Index("ix_schema_edges_parent_path", "upload_id", "parent_path"),
 )
 
+explains = Table(  # plans that agents are asked for: for a preflight, or for the approvers of a request
+    "explains",
+    metadata,
+    Column("id", _Id, primary_key=True),
+    Column("request_id", ForeignKey("requests.id", ondelete="CASCADE"), index=True),  # null: of a preflight
+    Column("requested_by", _Name, nullable=False),
+    Column("database", String(63), nullable=False),
+    Column("environment", String(63), nullable=False),
+    Column("dialect", String(16), nullable=False),
+    Column("statements", JSON, nullable=False),  # [{sql, refused, aliases}]; with a reason in `refused` it is not asked
+    Column("timeout_ms", Integer, nullable=False),  # for each statement
+    Column("status", String(16), nullable=False),
+    Column("agent_id", String(255)),
+    Column("claim_id", _Id),  # also the id of the token
+    Column("created_at", Utc, nullable=False),
+    Column("expires_at", Utc, nullable=False),
+    Column("finished_at", Utc),
+    Column("outcome", JSON),  # [{sql, plan}, or {sql, error, hint}]
+    Column("reason", Text),  # why there is no outcome
+    Index("ix_explains_status_expires_at", "status", "expires_at"),
+    Index("ix_explains_requested_by_status", "requested_by", "status"),
+)
+
 audit_events = Table(
     "audit_events",
     metadata,

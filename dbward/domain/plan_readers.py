@@ -10,14 +10,12 @@ import json
 import math
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any, Final
+from typing import Any
 
 from dbward.domain.model import Dialect
-from dbward.domain.plans import TEXT_MAX, Found, Plan, Scan, Step, make, shortened
+from dbward.domain.plans import MAX_NUMBER, TEXT_MAX, Found, Plan, Scan, Step, make, shortened
 
 Json = Mapping[str, Any]
-MAX_NUMBER: Final = 10**18
-"""Estimates may be absurd; this is as good as any larger one."""
 
 
 class UnreadablePlan(Exception):

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
+from enum import StrEnum
 from typing import Any, Final
 
 from dbward.domain.schema import Schema
@@ -20,8 +21,19 @@ MAX_SIBLINGS: Final = 25
 MAX_NAMED: Final = 50
 """Of indexes and of scanned tables."""
 TEXT_MAX: Final = 200
+MAX_NUMBER: Final = 10**18
+"""Estimates may be absurd; this is as good as any larger one."""
 CONDITION_SHOWN: Final = 60
 """Characters; `TEXT_MAX` is what a step keeps."""
+
+
+class ExplainStatus(StrEnum):
+    """Of what an agent is asked to explain. `done`: every statement has its plan or its error."""
+
+    QUEUED = "queued"
+    CLAIMED = "claimed"
+    DONE = "done"
+    EXPIRED = "expired"
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,6 +105,18 @@ def make(found: Iterable[Found], *, rows: int | None = None, cost: float | None 
         else:
             steps.append(step)
     return Plan(tuple(steps), rows, cost, tuple(indexes), tuple(scans.values()), omitted)
+
+
+def is_sound(plan: Plan) -> bool:
+    """Whether a plan that came from outside keeps to the bounds that `make` gives: then it may be stored and shown."""
+    counts = len(plan.steps) <= MAX_STEPS and len(plan.indexes) <= MAX_NAMED and len(plan.scans) <= MAX_NAMED
+    depths = all(0 <= step.depth < MAX_DEPTH for step in plan.steps)
+    texts: list[str | None] = [*plan.indexes, *(scan.table for scan in plan.scans)]
+    texts += [text for step in plan.steps for text in (step.operation, step.table, step.index, step.condition)]
+    numbers: list[float | None] = [plan.rows, plan.cost, plan.omitted, *(scan.rows for scan in plan.scans)]
+    numbers += [number for step in plan.steps for number in (step.rows, step.cost)]
+    short = all(text is None or (len(text) <= TEXT_MAX and text.isprintable()) for text in texts)
+    return counts and depths and short and all(number is None or 0 <= number <= MAX_NUMBER for number in numbers)
 
 
 def with_table_names(plan: Plan, aliases: Mapping[str, str | None]) -> Plan:

@@ -26,7 +26,7 @@ from dbward.domain.states import PURGEABLE, Trigger
 from dbward.errors import Conflict, DbwardError, Missing, Unavailable
 from dbward.results.local import storage_key
 from dbward.runtime import Runtime
-from dbward.services import audit
+from dbward.services import audit, explains
 from dbward.services.completion import give_up_delivery, lose
 from dbward.services.executions import take_back_if_lapsed
 from dbward.services.journal import due_checkpoint, record
@@ -54,10 +54,21 @@ def sweep_leases(rt: Runtime) -> None:
         lost = executions.overdue(conn, ExecutionStatus.RUNNING, now, limit=BATCH)
     _each(rt, lost, _lose_if_overdue)
     swept = rt.store.write(lambda tx: broker.sweep(tx, now, rt.settings.broker.delivery_cap))
-    _each(rt, swept.dead_jobs, give_up_delivery)
+    _each(rt, swept.dead_jobs, _give_up_delivery)
     with rt.store.read() as conn:
         claimed = executions.overdue(conn, ExecutionStatus.CLAIMED, now, limit=BATCH)
     _each(rt, claimed, take_back_if_lapsed)
+
+
+def _give_up_delivery(rt: Runtime, tx: Tx, job_id: str) -> None:
+    if not explains.end_undelivered(rt, tx, job_id):
+        give_up_delivery(rt, tx, job_id)
+
+
+def end_explains(rt: Runtime) -> None:
+    """Questions that no agent answered in time, and answers that nobody can want any more."""
+    _each(rt, explains.due(rt), explains.expire)
+    explains.forget(rt)
 
 
 def _lose_if_overdue(rt: Runtime, tx: Tx, execution_id: str) -> None:
@@ -209,6 +220,7 @@ def vouch(rt: Runtime) -> None:
 
 _CHORES = (
     _Chore(timedelta(seconds=2), sweep_leases),
+    _Chore(timedelta(seconds=5), end_explains),
     _Chore(timedelta(seconds=5), time_out_dispatches),
     _Chore(timedelta(seconds=5), expire),
     _Chore(timedelta(seconds=60), vouch),

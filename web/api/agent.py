@@ -9,10 +9,12 @@ from pydantic import Field
 
 from dbward.client.shapes import Body
 from dbward.client.wire import (
+    EXPLAIN_BYTES,
     SCHEMA_BATCH_BYTES,
     AgentReport,
     ClaimRequest,
     CompleteRequest,
+    ExplainReport,
     ReleaseRequest,
     RenewRequest,
     SchemaBegin,
@@ -22,7 +24,7 @@ from dbward.client.wire import (
     StartRequest,
 )
 from dbward.errors import TooLarge
-from dbward.services import agents, completion, executions, schemas
+from dbward.services import agents, completion, executions, explain_answers, schemas
 from web import guard, json, live
 
 bp = Blueprint("agent", __name__, url_prefix="/api")
@@ -98,6 +100,19 @@ def parts(execution_id: str) -> Response:
 @bp.post("/agent/executions/<execution_id>/complete")
 def complete(execution_id: str) -> Response:
     return json.reply(completion.complete(guard.runtime(), guard.principal(), execution_id, json.body(CompleteRequest)))
+
+
+@bp.post("/agent/explains/<explain_id>/claim")
+def claim_explain(explain_id: str) -> Response:
+    guard.refuse_while_draining()
+    return json.reply(explain_answers.claim(guard.runtime(), guard.principal(), explain_id, json.body(ClaimRequest)))
+
+
+@bp.post("/agent/explains/<explain_id>/complete")
+def complete_explain(explain_id: str) -> Response:
+    request.max_content_length = EXPLAIN_BYTES
+    explain_answers.complete(guard.runtime(), guard.principal(), explain_id, json.body(ExplainReport))
+    return json.reply({})
 
 
 @bp.post("/agent/schemas")

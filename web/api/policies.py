@@ -6,7 +6,7 @@ from flask import Blueprint, Response
 
 from dbward.client.shapes import NewPreflight, PolicyQuestion
 from dbward.services import policies, preflight
-from web import guard, json
+from web import guard, json, plans
 
 bp = Blueprint("policies", __name__, url_prefix="/api")
 bp.before_request(guard.require_user)
@@ -16,7 +16,7 @@ bp.before_request(guard.require_user)
 def check() -> Response:
     rt, who = guard.runtime(), guard.principal()
     verdict = preflight.judge(rt, who, json.body(NewPreflight))
-    return json.reply(preflight.finish(rt, who, verdict, preflight.SKIPPED))
+    return json.reply(preflight.finish(rt, who, verdict, plans.impact_of(rt, who, verdict)))
 
 
 @bp.get("/policy-resolution")

@@ -1,0 +1,234 @@
+"""One question how statements would run, from its queue message to the answer: claim → verify → ask → report.
+
+Nothing is run, so nothing is lost when it goes wrong: until the answer is with the server, the message can be given
+back and another agent may ask its database again.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from functools import partial
+from threading import Event
+from typing import Final, TypeVar
+
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
+
+from dbward.client.agent_api import AgentApi, patiently
+from dbward.client.wire import ClaimRequest, ExplainClaimed, Explained, ExplainReport
+from dbward.domain.model import Operation, StatementError, Target
+from dbward.domain.tokens import Binding, Purpose, TokenRefused, statements_sha256, verify
+from dbward.errors import Conflict, DbwardError, Missing, RateLimited, Unauthorized, Unavailable
+from dbward.logs import bound
+from worker.databases import Databases
+from worker.drivers.errors import CONNECTION_LOST, CredentialsRefused, StatementCancelled, StatementFailed, Unreachable
+from worker.job import MAX_SKEW, Rejected, Rules
+from worker.jobs import Job, Jobs
+from worker.keys import ServerKey
+from worker.outcome import surprise, wire_error
+from worker.run import FORGOTTEN, QUIET_SECS, PutBack
+from worker.surprise import log_surprise
+
+log = logging.getLogger("dbward.agent")
+
+T = TypeVar("T")
+
+NO_TIME: Final = StatementError("explain.no_time", "there was no time left to explain this statement")
+
+
+@dataclass(frozen=True, slots=True)
+class Question:
+    """Verified: the database may be asked how it would run exactly these. `lifetime`: how long the answer is wanted."""
+
+    claim_id: str
+    target: Target
+    statements: tuple[str, ...]
+    timeout: timedelta
+    lifetime: timedelta
+
+
+def question(
+    claimed: ExplainClaimed, key: Ed25519PublicKey, rules: Rules, *, asked_for: str, now: datetime
+) -> Question | Rejected:
+    """Check the token against everything that came with it. `asked_for` is the id in the queue message."""
+    target = Target(claimed.database, claimed.environment)
+    try:
+        expected = Binding(
+            claim_id=claimed.claim_id,
+            request_id=asked_for,
+            execution_id=asked_for,
+            agent=rules.node,
+            operation=Operation.EXECUTE_SELECT,
+            database=claimed.database,
+            environment=claimed.environment,
+            statements_sha256=statements_sha256(claimed.statements),
+            statement_timeout_ms=claimed.timeout_ms,
+            max_rows=0,
+            max_bytes=0,
+        )
+        verify(key, claimed.token, expected=expected, now=now, max_skew=MAX_SKEW, purpose=Purpose.EXPLAIN)
+    except TokenRefused as e:
+        return Rejected(e.code, e.message, e.hint)
+    except DbwardError as e:
+        return Rejected("token.mismatch", e.message, e.hint)
+    if target not in rules.targets:
+        return Rejected("agent.unknown_database", f"this agent has no connection to {target}")
+    timeout = timedelta(milliseconds=claimed.timeout_ms)
+    return Question(
+        claim_id=claimed.claim_id,
+        target=target,
+        statements=tuple(claimed.statements),
+        timeout=min(timeout, rules.statement_timeout) if rules.statement_timeout else timeout,
+        lifetime=claimed.expires_at - claimed.server_time,
+    )
+
+
+class Explainer:
+    """Answers questions, each in its caller's thread; safe to use from many. The arguments are those of `Runner`.
+
+    `rules` gives the rules of now: the server may rename this agent.
+    """
+
+    def __init__(
+        self,
+        api: AgentApi,
+        databases: Databases,
+        key: ServerKey,
+        rules: Callable[[], Rules],
+        *,
+        jobs: Jobs,
+        session: str,
+        closing: Event,
+        quiet: Event,
+        on_unauthorized: Callable[[], None],
+        on_forgotten: Callable[[], None],
+    ) -> None:
+        self._api = api
+        self._databases = databases
+        self._key = key
+        self._rules = rules
+        self._jobs = jobs
+        self._session = session
+        self._closing = closing
+        self._quiet = quiet
+        self._on_unauthorized = on_unauthorized
+        self._on_forgotten = on_forgotten
+
+    def explain(self, explain_id: str, tag: str) -> None:
+        """Take one message to its end. Raises `PutBack` when it is to be delivered again."""
+        if self._closing.is_set():
+            # Given back while this agent still fetches, it would come straight back and use up its deliveries.
+            self._quiet.wait(QUIET_SECS)
+            raise PutBack("this agent is stopping")
+        job = Job(explain_id, explain_id)
+        self._jobs.add(job)
+        try:
+            with bound(explain_id=explain_id):
+                self._explain(job, tag)
+        except PutBack:
+            raise
+        except Exception as e:  # noqa: BLE001 - Celery would log its text, and acknowledge the message
+            log_surprise("explaining failed in the agent", e)
+            raise PutBack("the agent failed") from None
+        finally:
+            self._jobs.remove(job)
+
+    def _explain(self, job: Job, tag: str) -> None:
+        claimed = self._claim(job, tag)
+        if claimed is None:
+            return
+        until = time.monotonic() + (claimed.expires_at - claimed.server_time).total_seconds()
+        asked = self._verify(job, claimed)
+        if isinstance(asked, Rejected):
+            log.error("explain refused: %s (%s)", asked.message, asked.code)
+            error = _failed(StatementError(asked.code, asked.message, hint=asked.hint))
+            self._report(job, claimed.claim_id, [error] * len(claimed.statements), until)
+            return
+        answers = list(self._answers(job, asked, until))
+        if job.halt.is_set():
+            raise PutBack("the agent is stopping")
+        self._report(job, asked.claim_id, answers, until)
+
+    def _claim(self, job: Job, tag: str) -> ExplainClaimed | None:
+        request = ClaimRequest(session=self._session, tag=tag)
+
+        def claim() -> ExplainClaimed:
+            try:
+                return self._api.claim_explain(job.execution_id, request)
+            except Unavailable as e:
+                if e.code == FORGOTTEN:
+                    self._on_forgotten()
+                raise
+
+        try:
+            return patiently(claim, stop=job.halt, what="claim")
+        except (Conflict, Missing) as e:
+            log.info("explain dropped: %s", e.message)
+            return None
+        except (Unavailable, RateLimited) as e:
+            raise PutBack("the server was away while the agent stopped") from e
+        except Unauthorized as e:
+            self._on_unauthorized()
+            raise PutBack("the token is not accepted any more") from e
+        except DbwardError as e:
+            log.warning("the claim is refused: %s", e.message)
+            raise PutBack(e.message) from e
+
+    def _verify(self, job: Job, claimed: ExplainClaimed) -> Question | Rejected:
+        check = partial(question, claimed, asked_for=job.execution_id, now=datetime.now(UTC))
+        checked = check(self._key.current, self._rules())
+        if isinstance(checked, Rejected) and checked.key_may_be_old and self._key.refetch():
+            checked = check(self._key.current, self._rules())
+        return checked
+
+    def _answers(self, job: Job, asked: Question, until: float) -> Iterator[Explained]:
+        """One for each statement; once the database is gone, or time is up, for the rest at once."""
+        ended: StatementError | None = None
+        for statement in asked.statements:
+            left = timedelta(seconds=until - time.monotonic())
+            if ended is None and left <= timedelta(0):
+                ended = NO_TIME
+            if ended is not None or job.halt.is_set():
+                yield _failed(ended or NO_TIME)
+                continue
+            try:
+                yield self._ask(job, asked.target, statement, min(asked.timeout, left))
+            except (Unreachable, CredentialsRefused) as e:
+                log.warning("%s: %s", asked.target, e)
+                ended = StatementError(e.code, f"the agent cannot reach {asked.target} at the moment")
+                yield _failed(ended)
+
+    def _ask(self, job: Job, target: Target, statement: str, timeout: timedelta) -> Explained:
+        with self._databases.open(target) as session:
+            job.runs_on(session)
+            try:
+                return Explained(plan=session.explain(statement, timeout=timeout))
+            except (StatementFailed, StatementCancelled) as e:
+                if e.code == CONNECTION_LOST:
+                    self._databases.mark_down(target, e.message)
+                return _failed(e.error)
+            except Exception as e:  # noqa: BLE001 - whatever it is, whoever waits must hear of it
+                log_surprise("the driver failed to explain", e)
+                return _failed(surprise(e))
+            finally:
+                job.runs_on(None)
+
+    def _report(self, job: Job, claim_id: str, answers: list[Explained], until: float) -> None:
+        """Until the server has taken it, or nobody waits for it any more."""
+        report = ExplainReport(claim_id=claim_id, statements=answers)
+        send = partial(self._api.complete_explain, job.execution_id, report)
+        try:
+            patiently(send, stop=job.halt, what="report", limit_secs=max(0.0, until - time.monotonic()))
+        except Unauthorized:
+            self._on_unauthorized()
+        except DbwardError as e:
+            log.warning("the plans were not taken: %s", e.message)
+        else:
+            log.info("explained %d statements", len(answers))
+
+
+def _failed(error: StatementError) -> Explained:
+    return Explained(error=wire_error(error))
