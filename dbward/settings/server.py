@@ -12,6 +12,7 @@ from urllib.parse import urlsplit
 
 from dbward.canonical import sha256_hex
 from dbward.domain.model import Dialect, PolicySet, Target
+from dbward.domain.sql.classify import MAX_BYTES
 from dbward.settings import server_access, server_features, server_policy
 from dbward.settings.load import Table, environment, open_file
 from dbward.settings.logging import LogSettings, read_logging
@@ -149,7 +150,7 @@ def load_server(path: Path | str, env: Mapping[str, str] | None = None) -> Serve
         logging=read_logging(root.table("logging"), env),
         http=http,
         broker=_read_broker(root.table("broker")),
-        max_detail_bytes=requests.integer("max_detail_bytes", 100_000, least=1, most=64 * 1024 * 1024),
+        max_detail_bytes=requests.integer("max_detail_bytes", 100_000, least=1, most=MAX_BYTES),
         dispatch_timeout=requests.secs("dispatch_timeout_secs", timedelta(seconds=300), least=1),
         features=server_features.read_features(root, warnings),
         config_digest=sha256_hex(raw),

@@ -22,7 +22,7 @@ BIG = (
     CONFIG
     + """
 [requests]
-max_detail_bytes = 4194304
+max_detail_bytes = 1048576
 
 [result_storage]
 max_persist_bytes = 268435456
@@ -125,15 +125,19 @@ def test_tokens_that_are_not_good(server: Server, people: People) -> None:
     assert code(me(lasting["token"])) == (401, "unauthorized")
 
 
-def test_two_megabytes_of_sql_run_where_the_limit_allows_them(farm: Farm, sqlite_path: Path) -> None:
+def test_a_megabyte_of_sql_runs_where_the_limit_allows_it(farm: Farm, sqlite_path: Path) -> None:
     sqlite3.connect(sqlite_path).close()
     server = farm.server(config=BIG, env=People.tokens_env())
     farm.agent(server, {("app", "development"): f"sqlite:///{sqlite_path}"})
     people = People(server)
-    text = "x" * (900 * 1024)
+    text = "x" * (1024 * 1024 - 100)
     made = people.submit(f"SELECT length('{text}') AS n", "development")
     envelope = people.ask("alice", "GET", f"/api/requests/{made['id']}/result/stream")
     assert envelope["result_data"]["rows"] == [{"n": len(text)}]
+    assert code(people.call("alice", "POST", "/api/requests", request_body(detail=f"SELECT '{text * 2}'"))) == (
+        413,
+        "payload.too_large",
+    )
 
 
 def test_a_hundred_megabyte_row_is_refused_clearly(farm: Farm, sqlite_path: Path) -> None:

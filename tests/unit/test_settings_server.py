@@ -49,7 +49,7 @@ exclusive = false
 lock_wait_secs = 3
 
 [requests]
-max_detail_bytes = 2000000
+max_detail_bytes = 1000000
 dispatch_timeout_secs = 60
 
 [auth]
@@ -236,7 +236,7 @@ def test_everything(tmp_path: Path) -> None:
     assert s.state.url == "postgresql://dbward:hunter2@db.internal/dbward"
     assert (s.state.exclusive, s.state.lock_wait) == (False, timedelta(seconds=3))
     assert (s.http.max_polls, s.http.pin_cpu, s.http.graceful_timeout) == (100, False, timedelta(seconds=10))
-    assert (s.max_detail_bytes, s.dispatch_timeout) == (2_000_000, timedelta(seconds=60))
+    assert (s.max_detail_bytes, s.dispatch_timeout) == (1_000_000, timedelta(seconds=60))
     assert s.max_active_tokens_per_user == 0
     assert s.policy.default_role == "reader"
     reader = s.policy.roles["reader"]
@@ -402,6 +402,7 @@ STEP = '[[workflows.steps]]\napprovers = [{ role = "approver" }]\n'
         (f'[[workflows]]\noperations = ["query"]\n{STEP}[[workflows]]\n{STEP}', "workflows[1]", "all operations"),
         (f'[[workflows]]\n{STEP}[[workflows]]\noperations = ["query"]\n{STEP}', "workflows[1]", "execute_select"),
         (f"[[workflows]]\nallow_selfapprove = true\n{STEP}", "workflows[0].allow_selfapprove", "allow_self_approve"),
+        ("[requests]\nmax_detail_bytes = 1048577", "requests.max_detail_bytes", "at most 1048576"),
         ("[[execution_policies]]\nmax_executions = 0", "execution_policies[0].max_executions", "at least 1"),
         (
             "[[execution_policies]]\nstatement_timeout_secs = 601",
