@@ -190,6 +190,10 @@ def describe(factor: Factor) -> str:
 def _why_this_decision(made: Judgement) -> str:
     flow = made.workflow
     match made.decision:
+        case BreakGlass() if made.blocking:
+            return "It runs without approval and past the rules that block: an emergency with leave to change the schema."
+        case _ if made.blocking:
+            return "It is refused: the review blocks it."
         case BreakGlass():
             return "It runs without approval: an emergency."
         case Denied(reason=reason):

@@ -150,6 +150,8 @@ class Demo:
         self._start()
         title("Alice reads in development: policy approves it, the agent runs it")
         self.run("alice", "execute", "-e", "development", ORDERS_BY_STATUS)
+        title("She asks beforehand what a forgotten WHERE would have led to")
+        self.run("alice", "preflight", "-e", "production", "UPDATE products SET price_cents = 0", expect=1)
         title("Alice changes a price in production: that has to wait for somebody else")
         self.run("alice", "execute", "-e", "production", "--yes", RAISE_PRICE, expect=2)
         request = self._newest_request()

@@ -15,6 +15,7 @@ ROOT = Path(__file__).parents[2]
 DEMO = ROOT / "deploy" / "demo" / "demo.py"
 
 SHOWN = (
+    "[BLOCK] no_where_update",
     "waits for approval by role:approver",
     "Approved ",
     "1 row affected",

@@ -93,6 +93,7 @@ def test_what_is_blocked_says_by_what_and_how_to_mend_it(world: World) -> None:
     (finding,) = seen["review"]["findings"]
     assert (finding["code"], finding["action"], finding["statement_index"]) == ("no_where_delete", "block", 0)
     assert finding["hint"] in seen["fix_hints"]
+    assert seen["explanation"][-1] == "It is refused: the review blocks it."
     assert not seen["policy"]["would_auto_approve"]
     with pytest.raises(Invalid) as caught:
         world.create(detail="DELETE FROM t")
@@ -166,6 +167,8 @@ def test_an_emergency_with_ddl_goes_past_rules_that_yield_and_leaves_its_event(w
     assert (caught.value.code, "allow_ddl" in (caught.value.hint or "")) == ("sql.blocked_by_review", True)
     made = world.create("olga", **drop, allow_ddl=True)
     assert made["status"] == "dispatched"
+    why = world.show(made, "olga")["decision_trace"]["explanation"][-1]
+    assert why == "It runs without approval and past the rules that block: an emergency with leave to change the schema."
     (event,) = world.events(event_type="ddl.break_glass_bypass")
     assert event["metadata"] == {
         "request_id": made["id"],
