@@ -1,4 +1,4 @@
-"""What of the corpus dbward calls a read, in the texts that it would have signed and run."""
+"""What dbward calls a read, of the corpus and of ordinary reads, in the texts that it would have signed and run."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from dbward.domain.model import Dialect, Operation
 from dbward.domain.sql.classify import classify
 from dbward.errors import Invalid
 
-_FILE = Path(__file__).parents[1] / "unit" / "data" / "sql_corpus.jsonl"
+_DATA = Path(__file__).parents[1] / "unit" / "data"
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,9 +23,12 @@ class Read:
 
 
 def texts(dialect: Dialect) -> list[tuple[str, str]]:
-    """Id and SQL of every case."""
-    cases = [json.loads(line) for line in _FILE.read_text("utf-8").splitlines()]
-    return [(case["id"], case["sql"]) for case in cases if case["dialect"] == dialect]
+    """Id and SQL of every case of the corpus, and of the reads that people write every day."""
+    cases = [json.loads(line) for line in (_DATA / "sql_corpus.jsonl").read_text("utf-8").splitlines()]
+    ordinary = [line.partition("\t") for line in (_DATA / "ordinary_reads.tsv").read_text("utf-8").splitlines()]
+    return [(case["id"], case["sql"]) for case in cases if case["dialect"] == dialect] + [
+        (f"ordinary line {number}", sql) for number, (of, _, sql) in enumerate(ordinary, 1) if of == dialect
+    ]
 
 
 def reads(dialect: Dialect) -> list[Read]:

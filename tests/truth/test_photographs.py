@@ -67,7 +67,7 @@ ACTS = {
         SELECT w()
         SELECT bump(id) FROM users
         UPDATE users SET name = 'x' WHERE id = 1
-        INSERT INTO t VALUES (3, 3, 'three')
+        INSERT INTO t (id) VALUES (3)
         PRAGMA user_version = 3
         PRAGMA cache_size = 17
         PRAGMA soft_heap_limit = 100000000

@@ -24,12 +24,12 @@ GROUP = 24
 
 @pytest.mark.parametrize("bare", [False, True], ids=["read path", "bare"])
 def test_on_postgresql(postgres: str, bare: bool) -> None:
-    judge(lambda: worlds.postgresql(postgres, bare=bare), candidates(Dialect.POSTGRESQL, bare=bare), at_least=115)
+    judge(lambda: worlds.postgresql(postgres, bare=bare), candidates(Dialect.POSTGRESQL, bare=bare), at_least=175)
 
 
 @pytest.mark.parametrize("bare", [False, True], ids=["read path", "bare"])
 def test_on_mariadb(mariadb: str, bare: bool) -> None:
-    judge(lambda: worlds.mysql(mariadb, bare=bare), candidates(Dialect.MYSQL, bare=bare), at_least=62)
+    judge(lambda: worlds.mysql(mariadb, bare=bare), candidates(Dialect.MYSQL, bare=bare), at_least=92)
 
 
 @pytest.mark.parametrize("bare", [False, True], ids=["read path", "bare"])
@@ -41,7 +41,7 @@ def test_on_sqlite(tmp_path: Path, bare: bool) -> None:
         directory.mkdir()
         return worlds.sqlite(directory, bare=bare)
 
-    judge(make, candidates(Dialect.SQLITE, bare=bare), at_least=54)
+    judge(make, candidates(Dialect.SQLITE, bare=bare), at_least=80)
 
 
 def candidates(dialect: Dialect, *, bare: bool) -> list[Read]:

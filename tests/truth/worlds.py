@@ -55,6 +55,7 @@ class _Agent:
         try:
             run_as_the_agent(self.url, *statements, limits=limits(seconds=PATIENCE, max_rows=1000))
         except StatementFailed as failed:
+            assert "not authorized" not in str(failed), f"a read that the guard refuses: {statements}"
             return failed.error.code == "statement.timeout"
         return True
 

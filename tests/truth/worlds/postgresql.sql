@@ -27,6 +27,19 @@ SELECT nextval('app_seq');
 CREATE TABLE audit_log (id serial PRIMARY KEY, note text);
 SELECT lo_create(4711);
 
+
+-- What ordinary reads name.
+ALTER TABLE t ADD x int, ADD y int, ADD v int, ADD g int, ADD k text, ADD d date, ADD ts timestamp, ADD arr int[],
+    ADD name text, ADD email text, ADD body text, ADD created_at timestamptz;
+ALTER TABLE docs ADD tags text[], ADD body text;
+ALTER TABLE orders ADD amount numeric;
+CREATE TABLE n (id int, parent_id int);
+INSERT INTO n VALUES (1, NULL), (2, 1);
+CREATE TABLE a (id int, x int);
+CREATE TABLE b (id int, x int);
+CREATE TABLE c (id int);
+CREATE TABLE d (id int);
+
 CREATE FUNCTION w() RETURNS int VOLATILE LANGUAGE sql AS
     $$ INSERT INTO audit_log (note) VALUES ('w') RETURNING id $$;
 CREATE FUNCTION bump(int) RETURNS int VOLATILE LANGUAGE sql AS
