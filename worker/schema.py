@@ -48,6 +48,11 @@ _DELETE_RULES: Final[dict[str, Literal["CASCADE", "SET_NULL", "RESTRICT", "NO_AC
     "SET DEFAULT": "SET_DEFAULT",
 }
 
+_SQLITE_OUT_OF_ORDER: Final = (
+    *("SQLITE_BUSY", "SQLITE_LOCKED", "SQLITE_INTERRUPT"),
+    *("SQLITE_IOERR", "SQLITE_CORRUPT", "SQLITE_NOTADB", "SQLITE_CANTOPEN"),
+)
+
 Found = Mapping[tuple[str | None, str], Any]
 
 
@@ -79,11 +84,9 @@ def collect(driver: Driver, *, most_secs: float = MAX_SECS) -> Iterator[Piece]:
     spelled = _Spelling(everything, driver.dialect)
     remaining = iter(everything)
     while batch := list(islice(remaining, SCHEMA_BATCH_TABLES)):
-        if spent > most_secs:
-            raise TooSlow(f"collecting the schema took more than {most_secs:.0f} s")
         began = time.monotonic()
         with driver.reflect() as connection:
-            piece = _read_patiently(connection, driver.dialect, batch, spelled)
+            piece = _read_patiently(connection, driver.dialect, batch, spelled, until=began + most_secs - spent)
         spent += time.monotonic() - began
         yield from _cut(piece)
 
@@ -103,24 +106,35 @@ class _Spelling:
         return self._folded.get((schema.lower(), name.lower()), (schema, name))
 
 
-def _read_patiently(connection: Connection, dialect: Dialect, batch: Sequence[Listed], spelled: _Spelling) -> Piece:
-    """The batch at once, or table by table when one of them cannot be read."""
+def _read_patiently(
+    connection: Connection, dialect: Dialect, batch: Sequence[Listed], spelled: _Spelling, *, until: float
+) -> Piece:
+    """The batch at once, or table by table when one of them cannot be read. Raises TooSlow after `until`."""
+    if time.monotonic() > until:
+        raise TooSlow("collecting the schema took too long and was given up")
     # PostgreSQL alone would refuse everything after an error; elsewhere there is no transaction to save.
     guard = connection.begin_nested() if dialect is Dialect.POSTGRESQL else nullcontext()
     try:
         with guard:
             return _read(connection, dialect, batch, spelled)
     except Exception as error:  # whatever is made of one strange table, the others are read
-        if isinstance(error, DBAPIError) and error.connection_invalidated:
+        if _is_of_the_database(error):
             raise
         if len(batch) == 1:
             return Piece(unread=[_shown(batch[0])])
     piece = Piece()
     for table in batch:
-        one = _read_patiently(connection, dialect, [table], spelled)
+        one = _read_patiently(connection, dialect, [table], spelled, until=until)
         piece.tables += one.tables
         piece.unread += one.unread
     return piece
+
+
+def _is_of_the_database(error: Exception) -> bool:
+    """Whether reading another table would end in the same."""
+    if not isinstance(error, DBAPIError):
+        return False
+    return error.connection_invalidated or getattr(error.orig, "sqlite_errorname", "").startswith(_SQLITE_OUT_OF_ORDER)
 
 
 def _read(connection: Connection, dialect: Dialect, batch: Sequence[Listed], spelled: _Spelling) -> Piece:

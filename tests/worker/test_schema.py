@@ -5,10 +5,12 @@ from __future__ import annotations
 import sqlite3
 from contextlib import closing
 from pathlib import Path
+from types import SimpleNamespace
 from urllib.parse import urlsplit
 
 import psycopg
 import pytest
+from sqlalchemy.exc import OperationalError
 
 from dbward.client.wire import SCHEMA_BATCH_BYTES, SCHEMA_BATCH_TABLES, WireConstraint, WireTable
 from dbward.domain.schema import TableKind
@@ -417,6 +419,17 @@ def test_sqlite_keeps_no_writer_waiting(sqlite, sqlite_path):
             connection.exec_driver_sql("DELETE FROM users")
 
 
+def test_a_locked_sqlite_file_is_no_file_of_strange_tables(sqlite, sqlite_path, monkeypatch):
+    monkeypatch.setattr("worker.drivers.sqlite.LOCK_WAIT_SECS", 0)
+    pieces = collect(open_driver(sqlite))
+    with closing(sqlite3.connect(sqlite_path, isolation_level=None)) as db:
+        db.execute("BEGIN EXCLUSIVE")
+        with pytest.raises(OperationalError, match="locked"):
+            list(pieces)
+        db.execute("ROLLBACK")
+    assert whole(sqlite)[1] == []
+
+
 # --- bounds -----------------------------------------------------------------------------------------------------------
 
 
@@ -462,6 +475,15 @@ def test_an_empty_database_is_an_empty_schema(sqlite_path, postgres_url, mariadb
 def test_a_collection_that_takes_too_long_is_given_up(sqlite):
     with pytest.raises(TooSlow):
         list(collect(open_driver(sqlite), most_secs=-1))
+
+
+def test_what_is_done_with_a_piece_does_not_count_as_slow(sqlite_path, monkeypatch):
+    clock = [0.0]
+    monkeypatch.setattr(schema, "time", SimpleNamespace(monotonic=lambda: clock[0]))
+    with closing(sqlite3.connect(sqlite_path)) as db:
+        db.executescript("".join(f"CREATE TABLE t{n} (x INT);" for n in range(SCHEMA_BATCH_TABLES * 2)))
+    for _ in collect(open_driver(f"sqlite://{sqlite_path}"), most_secs=10):
+        clock[0] += 1000
 
 
 def test_a_table_dropped_meanwhile_is_left_out(sqlite_path, monkeypatch):
