@@ -24,7 +24,7 @@ GROUP = 24
 
 @pytest.mark.parametrize("bare", [False, True], ids=["read path", "bare"])
 def test_on_postgresql(postgres: str, bare: bool) -> None:
-    judge(lambda: worlds.postgresql(postgres, bare=bare), candidates(Dialect.POSTGRESQL, bare=bare), at_least=175)
+    judge(lambda: worlds.postgresql(postgres, bare=bare), candidates(Dialect.POSTGRESQL, bare=bare), at_least=165)
 
 
 @pytest.mark.parametrize("bare", [False, True], ids=["read path", "bare"])
