@@ -19,7 +19,7 @@ from dbward.db.engine import Connection, Tx
 from dbward.db.rows import AgentRow, ExplainRow, RequestRow
 from dbward.domain import plans, rbac
 from dbward.domain.explainable import aliases, why_no_plan
-from dbward.domain.model import Dialect, Operation, Permission, Principal, Target
+from dbward.domain.model import Dialect, Operation, Permission, Principal, Status, Target
 from dbward.domain.plans import ExplainStatus
 from dbward.domain.sql.statements import Statement
 from dbward.errors import Missing, RateLimited
@@ -128,11 +128,12 @@ def refused(question: dict[str, Any]) -> dict[str, Any]:
 def ask_for_request(rt: Runtime, tx: Tx, row: RequestRow, statements: Sequence[Statement]) -> str | None:
     """Have the plans collected for the approvers of a new request, if its workflow wants it; the id of the question.
 
-    Not for emergencies, nor for a request without a stored result: what is known of its data is to be kept nowhere.
-    Somebody with very many open requests goes without, and the request says so.
+    Only for a request that waits for somebody: what runs at once would have to queue behind its own plan. Nor for one
+    without a stored result: what is known of its data is to be kept nowhere. Somebody with very many open requests goes
+    without, and the request says so.
     """
     wanted = row.workflow is None or bool(row.workflow.get("explain", True))
-    if not wanted or row.emergency or row.no_result_store or row.operation not in _EXPLAINED:
+    if not wanted or row.status is not Status.PENDING or row.no_result_store or row.operation not in _EXPLAINED:
         return None
     question = _new(
         rt,
