@@ -27,16 +27,27 @@ from dbward.client.wire import (
     WireTable,
 )
 from dbward.domain.model import Dialect
+from dbward.domain.schema import TableKind
 from dbward.errors import DbwardError
 from worker.drivers.base import Driver
-from worker.schema_catalog import Listed, Reference, Types, column_types, listed, sqlite_references, sqlite_rows
+from worker.schema_catalog import (
+    LONGEST_TEXT,
+    Listed,
+    Reference,
+    Types,
+    column_types,
+    listed,
+    mysql_views,
+    short,
+    sqlite_references,
+    sqlite_rows,
+)
 
 # Of what the Inspector cannot make sense of, such as the type of an extension, nothing is taken from it.
 warnings.filterwarnings("ignore", category=SAWarning, module=r"worker\.schema")
 
 MAX_SECS: Final = 900.0
 """After this, a collection is given up."""
-LONGEST_TEXT: Final = 1000
 BATCH_BYTES: Final = SCHEMA_BATCH_BYTES // 4
 """Of JSON in one piece; a single table may be larger."""
 
@@ -138,8 +149,12 @@ def _is_of_the_database(error: Exception) -> bool:
 
 
 def _read(connection: Connection, dialect: Dialect, batch: Sequence[Listed], spelled: _Spelling) -> Piece:
-    types = column_types(connection, dialect, batch)
     piece = Piece()
+    if dialect is Dialect.MYSQL:
+        views = [table for table in batch if table.kind is TableKind.VIEW]
+        batch = [table for table in batch if table.kind is not TableKind.VIEW]
+        _read_views(connection, views, piece)
+    types = column_types(connection, dialect, batch) if batch else {}
     for schema, group in groupby(batch, key=lambda table: table.schema):
         tables = list(group)
         found = _reflect(connection, dialect, schema, [table.name for table in tables])
@@ -151,6 +166,18 @@ def _read(connection: Connection, dialect: Dialect, batch: Sequence[Listed], spe
                 continue
             piece.tables.append(_wire(connection, dialect, table, found, types, spelled))
     return piece
+
+
+def _read_views(connection: Connection, views: Sequence[Listed], piece: Piece) -> None:
+    columns = mysql_views(connection, views) if views else {}
+    for view in views:
+        own = columns.get((view.schema, view.name))
+        if own is None:
+            piece.unread.append(_shown(view))
+            continue
+        piece.tables.append(
+            WireTable(schema_name=view.schema, name=view.name, kind=view.kind, columns=own, constraints=[], indexes=[])
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -209,7 +236,7 @@ def _wire(
                 name=column["name"],
                 data_type=types.get((table.schema, table.name, column["name"])) or "",
                 nullable=bool(column["nullable"]),
-                default_value=_short(column.get("default")),
+                default_value=short(column.get("default")),
                 is_primary_key=column["name"] in key_columns,
             )
             for column in columns
@@ -265,7 +292,7 @@ def _index(index: Mapping[str, Any], engine: str) -> WireIndex:
     method = options.get(f"{engine}_using") or options.get(f"{engine}_prefix") or "btree"
     return WireIndex(
         name=index["name"] or "",
-        columns=[_short(column) or "" for column in index.get("expressions") or index["column_names"]],
+        columns=[short(column) or "" for column in index.get("expressions") or index["column_names"]],
         is_unique=bool(index["unique"]),
         index_type=str(method).lower(),
     )
@@ -290,7 +317,3 @@ def _cut(piece: Piece) -> Iterator[Piece]:
 def _shown(table: Listed | WireTable) -> str:
     schema = table.schema if isinstance(table, Listed) else table.schema_name
     return f"{schema}.{table.name}"[:LONGEST_TEXT]
-
-
-def _short(text: str | None) -> str | None:
-    return text if text is None or len(text) <= LONGEST_TEXT else text[: LONGEST_TEXT - 1] + "…"
