@@ -18,7 +18,7 @@ OPEN: Final = (ExplainStatus.QUEUED, ExplainStatus.CLAIMED)
 
 
 def insert_explain(tx: Tx, row: ExplainRow) -> None:
-    tx.conn.execute(insert(explains).values({name: getattr(row, name) for name in row.__slots__}))
+    tx.conn.execute(insert(explains), {name: getattr(row, name) for name in row.__slots__})
 
 
 def find(conn: Connection, explain_id: str) -> ExplainRow | None:
