@@ -149,7 +149,8 @@ def _is_of_the_database(error: Exception) -> bool:
 
 
 def _read(connection: Connection, dialect: Dialect, batch: Sequence[Listed], spelled: _Spelling) -> Piece:
-    piece = Piece()
+    piece = Piece(unread=[_shown(table) for table in batch if table.oversized])
+    batch = [table for table in batch if not table.oversized]
     if dialect is Dialect.MYSQL:
         views = [table for table in batch if table.kind is TableKind.VIEW]
         batch = [table for table in batch if table.kind is not TableKind.VIEW]

@@ -19,6 +19,8 @@ from dbward.domain.schema import TableKind
 LARGEST: Final = 2**63 - 1
 LONGEST_TEXT: Final = 1000
 SQLITE_SCHEMA: Final = "main"
+LONGEST_DEFINITION: Final = 64 * 1024
+"""Characters. The Inspector's patterns take time with its square: a tenth of a second here, half a minute for 1 MB."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,6 +33,8 @@ class Listed:
     estimated_rows: int | None = None
     virtual: bool = False
     """Of a SQLite module: what it costs to ask it anything, only the module knows."""
+    oversized: bool = False
+    """Of a SQLite text so long that taking it apart would hold up everything else in this process."""
 
 
 Types = Mapping[tuple[str, str, str], str]
@@ -206,7 +210,7 @@ def _mysql_rows(rows: int | None, size: int | None) -> int | None:
 # --- SQLite -----------------------------------------------------------------------------------------------------------
 
 _SQLITE: Final = """
-    SELECT name, type, coalesce(sql, '') LIKE 'CREATE VIRTUAL%'
+    SELECT name, type, coalesce(sql, '') LIKE 'CREATE VIRTUAL%', length(sql)
     FROM main.sqlite_master WHERE type IN ('table', 'view') AND name NOT LIKE 'sqlite\\_%' ESCAPE '\\'
     ORDER BY name
 """
@@ -217,10 +221,15 @@ _ROWID_NAMES: Final = ("rowid", "_rowid_", "oid")
 def _sqlite(connection: Connection) -> list[Listed]:
     counted = _sqlite_statistics(connection)
     return [
-        Listed(SQLITE_SCHEMA, name, TableKind.VIEW)
-        if kind == "view"
-        else Listed(SQLITE_SCHEMA, name, TableKind.TABLE, counted.get(name.lower()), virtual=bool(virtual))
-        for name, kind, virtual in connection.exec_driver_sql(_SQLITE)
+        Listed(
+            SQLITE_SCHEMA,
+            name,
+            TableKind.VIEW if kind == "view" else TableKind.TABLE,
+            counted.get(name.lower()) if kind == "table" else None,
+            virtual=bool(virtual),
+            oversized=(length or 0) > LONGEST_DEFINITION,
+        )
+        for name, kind, virtual, length in connection.exec_driver_sql(_SQLITE)
     ]
 
 

@@ -12,7 +12,7 @@ import psycopg
 import pytest
 from sqlalchemy.exc import OperationalError
 
-from dbward.client.wire import SCHEMA_BATCH_BYTES, SCHEMA_BATCH_TABLES, WireConstraint, WireTable
+from dbward.client.wire import SCHEMA_BATCH_TABLES, WireConstraint, WireTable
 from dbward.domain.schema import TableKind
 from tests.worker import targets
 from worker import schema
@@ -434,6 +434,7 @@ def test_a_locked_sqlite_file_is_no_file_of_strange_tables(sqlite, sqlite_path, 
 # --- bounds -----------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_five_thousand_tables_come_in_bounded_pieces(sqlite_path):
     with closing(sqlite3.connect(sqlite_path)) as db:
         db.executescript(
@@ -449,13 +450,23 @@ def test_five_thousand_tables_come_in_bounded_pieces(sqlite_path):
     assert set(held) == {SCHEMA_BATCH_TABLES}
 
 
-def test_pieces_are_bounded_by_their_size_too(sqlite_path):
-    wide = ", ".join(f"column_with_a_rather_long_name_{n} TEXT DEFAULT '{'x' * 900}'" for n in range(1000))
+def test_pieces_are_bounded_by_their_size_too(sqlite_path, monkeypatch):
+    monkeypatch.setattr(schema, "BATCH_BYTES", 5000)
+    wide = ", ".join(f"c{n}" for n in range(20))  # about 2 KB of JSON
     with closing(sqlite3.connect(sqlite_path)) as db:
-        db.executescript("".join(f"CREATE TABLE wide{n} ({wide});" for n in range(4)))
+        db.executescript("".join(f"CREATE TABLE wide{n} ({wide});" for n in range(5)))
     pieces = list(collect(open_driver(f"sqlite://{sqlite_path}")))
-    assert [len(piece.tables) for piece in pieces] == [1, 1, 1, 1]
-    assert all(len(t.model_dump_json()) < SCHEMA_BATCH_BYTES for piece in pieces for t in piece.tables)
+    assert [len(piece.tables) for piece in pieces] == [2, 2, 1]
+
+
+def test_a_definition_of_excessive_length_is_not_taken_apart(sqlite_path):
+    wide = ", ".join(f"column_{n} TEXT DEFAULT '{'x' * 60}'" for n in range(1000))
+    with closing(sqlite3.connect(sqlite_path)) as db:
+        db.executescript(
+            f"CREATE TABLE small (x INT); CREATE TABLE wide ({wide}); CREATE VIEW w AS SELECT '{'x' * 70_000}' AS c"
+        )
+    found, unread = whole(f"sqlite://{sqlite_path}")
+    assert (list(found), unread) == (["main.small"], ["main.w", "main.wide"])
 
 
 def test_a_table_too_large_for_any_piece_is_named(sqlite_path, monkeypatch):
