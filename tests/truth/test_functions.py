@@ -166,6 +166,74 @@ def test_those_of_mariadb_are_never_stored_functions(mariadb: str) -> None:
     assert passed > 400
 
 
+MAY_TAKE_A_PARENTHESIS = words(
+    """
+    over filter against by sets rollup cube bernoulli system materialized offset rows range interval of partition ignore
+    force only any some array unnest lateral json_table grouping recursive escape sounds nulls first last next period
+    portion system_time versioning without timestamp time date datetime year json text enum national nchar varchar
+    character numeric decimal bit boolean truncate replace insert repeat left right if mod schema database user password
+    format point within st_x contains position trim extract convert cast glob ilike binary collate ascii unicode byte
+    charset coalesce quick nowait skip locked separator all exists except intersect minus limit fetch values
+    """
+)
+"""Words of some dialect's grammar; where MariaDB does not reserve one, it is a name like any other."""
+
+PLACES = """
+    SELECT {0}(1)
+    SELECT {0} (1)
+    SELECT - {0} (1)
+    SELECT DISTINCT {0} (1)
+    SELECT HIGH_PRIORITY {0} (1)
+    SELECT 1, {0} (1) FROM t
+    SELECT a FROM t GROUP BY {0}(a)
+    SELECT a FROM t GROUP BY {0} (a)
+    SELECT a FROM t GROUP BY a, {0} (a)
+    SELECT a FROM t GROUP BY GROUPING {0} (a)
+    SELECT a FROM t ORDER BY {0}(a)
+    SELECT a FROM t WHERE {0} (a)
+    SELECT a FROM t WHERE NOT {0} (a)
+    SELECT a FROM t WHERE a {0} (1)
+    SELECT a FROM t WHERE a LIKE {0} (1)
+    SELECT a FROM t AS x {0} (1)
+    SELECT a FROM t JOIN {0} (1)
+    SELECT sum(a) {0}(1) FROM t
+    SELECT 1 IN ({0}(1))
+    SELECT CASE {0} (1) WHEN 1 THEN 1 END
+    SELECT NOW() + INTERVAL {0} (1) DAY
+    SELECT (SELECT {0}(1))
+    VALUES ({0}(1))
+    SHOW TABLES WHERE {0}(1)
+    EXPLAIN SELECT {0} (1) FROM t
+    WITH {0} (a) AS (SELECT 1) SELECT {0} (1) FROM {0}
+"""
+
+
+def test_words_before_a_parenthesis_are_no_stored_functions(mariadb: str) -> None:
+    connection = mysql_connection(mariadb)
+    called = []
+    with connection.cursor() as ask:
+        ask.execute("CREATE DATABASE words")
+        ask.execute("USE words")
+        ask.execute("CREATE TABLE log (a int)")
+        ask.execute("CREATE TABLE t (a int)")
+        ask.execute("INSERT INTO t VALUES (1), (2)")
+        for word in sorted(MAY_TAKE_A_PARENTHESIS):
+            ask.execute(
+                f"CREATE FUNCTION `{word}` (a int) RETURNS int MODIFIES SQL DATA"
+                " BEGIN INSERT INTO log VALUES (1); RETURN 1; END"
+            )
+            for place in filter(None, map(str.strip, PLACES.splitlines())):
+                sql = place.format(word)
+                if read_of(sql, Dialect.MYSQL) is not None:
+                    _try(ask, sql)
+                    ask.execute("SELECT count(*) FROM log")
+                    if ask.fetchone() != (0,):
+                        called.append(sql)
+                        ask.execute("TRUNCATE log")
+    connection.close()
+    assert called == []
+
+
 def _try(ask: Any, sql: str) -> None:
     try:
         ask.execute(sql)

@@ -93,7 +93,7 @@ FUNCTIONS = words(
     isparallel isperp isvertical json_agg json_array_element json_array_element_text json_array_elements
     json_array_elements_text json_array_length json_build_array json_build_object json_each json_each_text
     json_extract_path json_extract_path_text json_object json_object_agg json_object_field json_object_field_text
-    json_object_keys json_populate_record json_populate_recordset json_scalar json_send json_serialize
+    json_object_keys json_scalar json_send json_serialize
     json_strip_nulls json_to_record json_to_recordset json_to_tsvector json_typeof jsonb_agg jsonb_array_element
     jsonb_array_element_text jsonb_array_elements jsonb_array_elements_text jsonb_array_length jsonb_build_array
     jsonb_build_object jsonb_cmp jsonb_concat jsonb_contained jsonb_contains jsonb_delete jsonb_delete_path
@@ -102,7 +102,7 @@ FUNCTIONS = words(
     jsonb_object jsonb_object_agg jsonb_object_field jsonb_object_field_text jsonb_object_keys jsonb_path_exists
     jsonb_path_exists_opr jsonb_path_exists_tz jsonb_path_match jsonb_path_match_opr jsonb_path_match_tz
     jsonb_path_query jsonb_path_query_array jsonb_path_query_array_tz jsonb_path_query_first
-    jsonb_path_query_first_tz jsonb_path_query_tz jsonb_populate_record jsonb_populate_recordset jsonb_pretty
+    jsonb_path_query_first_tz jsonb_path_query_tz jsonb_pretty
     jsonb_send jsonb_set jsonb_set_lax jsonb_strip_nulls jsonb_to_record jsonb_to_recordset jsonb_to_tsvector
     jsonb_typeof jsonpath_send justify_days justify_hours justify_interval lag last_value lastval lcm lead left
     length lgamma like like_escape line line_distance line_eq line_horizontal line_interpt line_intersect

@@ -149,12 +149,6 @@ class _Reader:
                 return self._sign_at(index - 2) == ")"
             case "BY":
                 return before in ("GROUP", "ORDER", "PARTITION")
-            case "SETS":
-                return before == "GROUPING"
-            case "ROLLUP" | "CUBE":
-                return before == "BY" and self._word_at(index - 3) == "GROUP"
-            case "BERNOULLI" | "SYSTEM":
-                return before == "TABLESAMPLE"
             case "MATERIALIZED":
                 before = self._word_at(index - 3) if before == "NOT" else before
                 return before == "AS" and self._word_at(index + 1) in ("SELECT", "WITH")
