@@ -294,15 +294,15 @@ schema_edges = Table(  # one row for each pair of tables with a foreign key betw
     "schema_edges",
     metadata,
     Column("upload_id", String(36), primary_key=True),
+    Column("parent_path", Text, primary_key=True),  # `schema.name` of the table it refers to, in lower case
     Column("schema_name", Text, primary_key=True),
     Column("name", Text, primary_key=True),
-    Column("parent_path", Text, primary_key=True),  # `schema.name` of the table it refers to, in lower case
     ForeignKeyConstraint(
         ["upload_id", "schema_name", "name"],
         ["schema_tables.upload_id", "schema_tables.schema_name", "schema_tables.name"],
         ondelete="CASCADE",
     ),
-    Index("ix_schema_edges_parent_path", "upload_id", "parent_path"),
+    Index("ix_schema_edges_name", "upload_id", "schema_name", "name"),
 )
 
 explains = Table(  # plans that agents are asked for: for a preflight, or for the approvers of a request

@@ -7,7 +7,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
-from sqlalchemy import func, select
+from sqlalchemy import event, func, select
 
 from dbward.db import schemas
 from dbward.db.engine import Store
@@ -167,6 +167,25 @@ def test_more_names_than_one_query_takes(look, publish):
     publish("u1", *(table(f"t{n}") for n in range(700)))
     found = look(*(Name(f"t{n}", "public" if n % 2 else None) for n in range(700)))
     assert (found.status, len(found.tables)) == (SchemaStatus.READY, 700)
+
+
+@pytest.mark.parametrize("state", ["sqlite"], indirect=True)
+def test_a_decision_finds_its_tables_by_an_index(store, publish):
+    """By their names, that is: the key begins with the upload, and would do for reading all of it."""
+    publish("u1", table("users"), table("orders", "users"))
+    asked: list[tuple[str, Any]] = []
+    with store.read() as conn:
+        event.listen(conn, "before_cursor_execute", lambda _c, _cur, sql, values, *_: asked.append((sql, values)))
+        schemas.neighbourhood(conn, APP, [Name("users"), Name("orders", "public")])
+        plans = [
+            detail
+            for sql, values in list(asked)
+            for *_, detail in conn.exec_driver_sql(f"EXPLAIN QUERY PLAN {sql}", values)
+        ]
+    found = [plan for plan in plans if "schema_tables" in plan or "schema_edges" in plan]
+    assert len(found) == 3
+    assert [plan for plan in found if "folded_" not in plan and "parent_path" not in plan] == []
+    assert [plan for plan in found if not plan.startswith("SEARCH")] == []
 
 
 def test_a_failed_or_partial_snapshot_stays_what_it_is(look, publish):

@@ -70,10 +70,10 @@ def upgrade() -> None:
     op.create_table(
         "schema_edges",
         sa.Column("upload_id", sa.String(36), nullable=False),
+        sa.Column("parent_path", sa.Text(), nullable=False),
         sa.Column("schema_name", sa.Text(), nullable=False),
         sa.Column("name", sa.Text(), nullable=False),
-        sa.Column("parent_path", sa.Text(), nullable=False),
-        sa.PrimaryKeyConstraint("upload_id", "schema_name", "name", "parent_path", name="pk_schema_edges"),
+        sa.PrimaryKeyConstraint("upload_id", "parent_path", "schema_name", "name", name="pk_schema_edges"),
         sa.ForeignKeyConstraint(
             ["upload_id", "schema_name", "name"],
             ["schema_tables.upload_id", "schema_tables.schema_name", "schema_tables.name"],
@@ -81,4 +81,4 @@ def upgrade() -> None:
             ondelete="CASCADE",
         ),
     )
-    op.create_index("ix_schema_edges_parent_path", "schema_edges", ["upload_id", "parent_path"])
+    op.create_index("ix_schema_edges_name", "schema_edges", ["upload_id", "schema_name", "name"])
