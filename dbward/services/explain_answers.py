@@ -8,11 +8,11 @@ from typing import Any, Final
 from dbward import ids
 from dbward.broker import store as broker
 from dbward.client.wire import ClaimRequest, ExplainClaimed, Explained, ExplainReport, WireError
-from dbward.db import agents, explains, schemas
+from dbward.db import agents, explains, requests, schemas
 from dbward.db.engine import Connection, Tx
 from dbward.db.rows import AgentRow, ExplainRow
 from dbward.domain import plans, rbac, tokens
-from dbward.domain.model import Operation, Permission, Principal, Target
+from dbward.domain.model import Operation, Permission, Principal, Status, Target
 from dbward.domain.plans import ExplainStatus, Plan
 from dbward.errors import Conflict, DbwardError, Invalid, Refused, Unavailable
 from dbward.runtime import Runtime
@@ -43,6 +43,8 @@ def claim(rt: Runtime, who: Principal, explain_id: str, asked: ClaimRequest) -> 
             raise Conflict("this session does not hold the question's message", code="explain.not_held")
         if row.status not in explains.OPEN or row.expires_at <= now:
             raise Conflict("this explain is over", code="explain.over")
+        if (decided := _decided(rt, tx, row)) is not None:
+            return decided
         agent = agents.of_session(tx.conn, asked.session)
         if agent is None or agent.subject_id != who.subject:
             raise Unavailable("this session has not reported itself", code="agent.unknown", hint="report, then claim")
@@ -82,6 +84,16 @@ def claim(rt: Runtime, who: Principal, explain_id: str, asked: ClaimRequest) -> 
     if isinstance(claimed, DbwardError):
         raise claimed
     return claimed
+
+
+def _decided(rt: Runtime, tx: Tx, row: ExplainRow) -> Conflict | None:
+    """End a question about a request that waits for nobody any more: the database is spared."""
+    request = requests.find(tx.conn, row.request_id) if row.request_id is not None else None
+    if request is None or request.status is Status.PENDING:
+        return None
+    explains.move(tx, row, ExplainStatus.EXPIRED, finished_at=rt.now(), reason="the request was decided before")
+    broker.withdraw(tx, row.id)
+    return Conflict(f"the request is {request.status}", code="explain.over")
 
 
 def _dialect_at(agent: AgentRow, target: Target) -> str | None:

@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 
 from dbward import ids
+from dbward.broker.names import EXECUTE_TASK
 from dbward.broker.wire import Fetch, Group
 from dbward.client.shapes import AuditFilter, NewRequest, RequestFilter
 from dbward.client.wire import (
@@ -412,15 +413,15 @@ class Agent:
         )
         return said.model_copy(update=changes)
 
-    def fetch(self) -> list[str]:
-        """Take every message that is ready; execution ids."""
+    def fetch(self, task: str = EXECUTE_TASK) -> list[str]:
+        """Take every message that is ready; the ids of those jobs that are for `task`."""
         queues = [f"job.{target.database}.{target.environment}" for target in self.targets()]
         have = list(self.tags.values())
         ask = Fetch(session=self.session, seq=next(_polls), groups=[Group(queues=queues)], have=have)
         found = broker.fetch(self.rt, self.who, ask, gone=lambda: False)
-        fresh = {message.message["headers"]["id"]: str(message.tag) for message in found.messages}
-        self.tags |= fresh
-        return list(fresh)
+        jobs = [(message.message["headers"], str(message.tag)) for message in found.messages]
+        self.tags |= {headers["id"]: tag for headers, tag in jobs}
+        return [headers["id"] for headers, _ in jobs if headers["task"] == task]
 
     def claim(self, request: View) -> Claimed:
         asked = ClaimRequest(session=self.session, tag=self.tags.get(self.id_of(request), "no tag"))
