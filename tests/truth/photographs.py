@@ -16,16 +16,16 @@ import pymysql
 from psycopg import sql
 
 from dbward.domain.sql.lex import words
-from tests.support.services import USER
 
 Photograph = dict[str, Any]
 PHOTOGRAPHER = "photographer"
 """How the connection that takes PostgreSQL's photographs calls itself."""
 
 
-def differences(before: Photograph, after: Photograph) -> list[str]:
+def differences(before: Photograph, after: Photograph, *, ignored: frozenset[str] = frozenset()) -> list[str]:
     """One line for each section that changed."""
-    changed = sorted(name for name in before.keys() | after.keys() if before.get(name) != after.get(name))
+    sections = (before.keys() | after.keys()) - ignored
+    changed = sorted(name for name in sections if before.get(name) != after.get(name))
     return [f"{name}: {_short(before.get(name))} -> {_short(after.get(name))}" for name in changed]
 
 
@@ -148,7 +148,7 @@ def of_mariadb(connection: pymysql.Connection[Any], mine: Collection[int]) -> Ph
         ask.execute(query)
         return sorted(ask.fetchall(), key=repr)
 
-    while rows(f"SELECT id FROM information_schema.processlist WHERE id NOT IN ({known}) AND user = '{USER}'"):
+    while rows(f"SELECT id FROM information_schema.processlist WHERE id NOT IN ({known}) AND user <> 'system user'"):
         pass
     taken: Photograph = {name: rows(query) for name, query in _MY_SECTIONS.items()}
     taken |= _my_rows(taken["tables"], rows)

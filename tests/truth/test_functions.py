@@ -144,7 +144,7 @@ def test_those_of_mariadb_are_never_stored_functions(mariadb: str) -> None:
         ask.execute("CREATE DATABASE shadows")
         ask.execute("USE shadows")
         ask.execute("CREATE TABLE log (a int)")
-        for name, arguments in product(sorted(FUNCTIONS[Dialect.MYSQL]), range(3)):
+        for name, arguments in product(sorted(FUNCTIONS[Dialect.MYSQL]), (0, 2)):
             takes = ", ".join(f"{letter} int" for letter in "abc"[:arguments])
             ask.execute(
                 f"CREATE OR REPLACE FUNCTION `{name}` ({takes}) RETURNS int MODIFIES SQL DATA"
@@ -163,7 +163,7 @@ def test_those_of_mariadb_are_never_stored_functions(mariadb: str) -> None:
             ask.execute(f"DROP FUNCTION `{name}`")
     connection.close()
     assert called == []
-    assert passed > 400
+    assert passed > 300
 
 
 MAY_TAKE_A_PARENTHESIS = words(

@@ -85,11 +85,13 @@ ACTS = {
 
 def shown(world: World, acts: str) -> None:
     unseen = []
+    before = world.photograph()
     for act in filter(None, map(str.strip, acts.splitlines())):
-        before = world.photograph()
         assert world.run([act]), act
-        if not differences(before, world.photograph()):
+        after = world.photograph()
+        if not differences(before, after):
             unseen.append(act)
+        before = after
     assert unseen == []
 
 

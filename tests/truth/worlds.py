@@ -2,7 +2,8 @@
 
 Through the agent's read path; or bare: on one connection for all, with every right, nothing read-only, and each
 statement committed. What writes although no text shows it, such as a view that calls a function, is in the worlds of
-the read path only, which alone can stop it.
+the read path only, which alone can stop it. With `hostile`, the read path has the account that an agent should have,
+with no right but to read, and is given anything.
 """
 
 from __future__ import annotations
@@ -32,6 +33,8 @@ NAME = "app"
 """The database, as a few statements of the corpus call it."""
 PATIENCE = 0.4
 """Seconds a statement may take: some of the corpus would run for ever."""
+LITTLE_PATIENCE = 0.1
+"""For hostile ones, many of which would."""
 
 
 class World(Protocol):
@@ -48,21 +51,23 @@ def schema(name: str) -> str:
 class _Agent:
     """Through the drivers, on their read path."""
 
-    def __init__(self, url: str) -> None:
+    def __init__(self, url: str, *, hostile: bool = False) -> None:
         self.url = url
+        self._hostile = hostile
+        self._limits = limits(seconds=LITTLE_PATIENCE if hostile else PATIENCE, max_rows=1000)
 
     def run(self, statements: Sequence[str]) -> bool:
         try:
-            run_as_the_agent(self.url, *statements, limits=limits(seconds=PATIENCE, max_rows=1000))
+            run_as_the_agent(self.url, *statements, limits=self._limits)
         except StatementFailed as failed:
-            if "not authorized" in str(failed):
+            if "not authorized" in str(failed) and not self._hostile:
                 raise AssertionError(f"a read that SQLite's guard refuses: {statements}") from failed
             return failed.error.code == "statement.timeout"
         return True
 
 
 @contextmanager
-def postgresql(admin: str, *, bare: bool) -> Iterator[World]:
+def postgresql(admin: str, *, bare: bool, hostile: bool = False) -> Iterator[World]:
     url = urlsplit(admin)._replace(path=f"/{NAME}").geturl()
     with psycopg.connect(admin, autocommit=True) as connection:
         connection.execute(f"DROP DATABASE IF EXISTS {NAME} WITH (FORCE)")
@@ -74,13 +79,30 @@ def postgresql(admin: str, *, bare: bool) -> Iterator[World]:
         for channel in _channels():
             camera.execute(f"LISTEN {channel}")
         if not bare:
-            yield _Postgresql(camera, _Agent(url).run)
+            if hostile:
+                camera.execute(_PG_READER)
+                url = urlsplit(url)._replace(netloc=f"reader:reader@{urlsplit(url).netloc.rpartition('@')[2]}").geturl()
+            yield _Postgresql(camera, _Agent(url, hostile=hostile).run)
             return
         with psycopg.connect(
             url, autocommit=True, application_name=photographs.PHOTOGRAPHER, prepare_threshold=None
         ) as pooled:
             pooled.execute(f"SET statement_timeout = {round(PATIENCE * 1000)}")
             yield _Postgresql(camera, lambda statements: _run_psycopg(pooled, statements), pooled)
+
+
+_PG_READER = """
+    DO $$ BEGIN CREATE ROLE reader LOGIN PASSWORD 'reader'; EXCEPTION WHEN duplicate_object THEN NULL; END $$;
+    REVOKE ALL ON SCHEMA public FROM PUBLIC;
+    GRANT USAGE ON SCHEMA public, app TO reader;
+    GRANT SELECT ON ALL TABLES IN SCHEMA public, app TO reader;
+    GRANT SELECT ON ALL SEQUENCES IN SCHEMA public, app TO reader;
+"""
+_MY_READER = f"""
+    CREATE OR REPLACE USER reader IDENTIFIED BY 'reader';
+    GRANT SELECT, SHOW VIEW, EXECUTE ON {NAME}.* TO reader;
+"""
+"""The account that an agent should have."""
 
 
 def _channels() -> set[str]:
@@ -114,7 +136,7 @@ def _run_psycopg(connection: psycopg.Connection[Any], statements: Sequence[str])
 
 
 @contextmanager
-def mysql(admin: str, *, bare: bool) -> Iterator[World]:
+def mysql(admin: str, *, bare: bool, hostile: bool = False) -> Iterator[World]:
     """Bare, several statements in one text would all run."""
     url = urlsplit(admin)._replace(path=f"/{NAME}").geturl()
     camera = _connect_mariadb(admin)
@@ -126,11 +148,13 @@ def mysql(admin: str, *, bare: bool) -> Iterator[World]:
             make.execute("SET GLOBAL innodb_stats_auto_recalc = OFF")
             make.execute("INSTALL SONAME 'metadata_lock_info'")
             make.execute(f"USE {NAME}")
-            make.execute(schema("mysql") + ("" if bare else schema("mysql_out_of_sight")))
+            make.execute(schema("mysql") + ("" if bare else schema("mysql_out_of_sight")) + _MY_READER)
             while make.nextset():
                 pass
         if not bare:
-            yield _Mysql(camera, _Agent(url).run)
+            if hostile:
+                url = urlsplit(url)._replace(netloc=f"reader:reader@{urlsplit(url).netloc.rpartition('@')[2]}").geturl()
+            yield _Mysql(camera, _Agent(url, hostile=hostile).run)
             return
         pooled = _connect_mariadb(url)
         with pooled.cursor() as limit:
@@ -179,7 +203,7 @@ def _run_pymysql(connection: pymysql.Connection[Any], statements: Sequence[str])
 
 
 @contextmanager
-def sqlite(directory: Path, *, bare: bool) -> Iterator[World]:
+def sqlite(directory: Path, *, bare: bool, hostile: bool = False) -> Iterator[World]:
     """Bare, every statement of a text runs, without the guard, and `w` and `bump` are functions that leave a mark."""
     path = directory / "target.db"
     connection = sqlite3.connect(path, isolation_level=None)
@@ -194,7 +218,7 @@ def sqlite(directory: Path, *, bare: bool) -> Iterator[World]:
             return
     finally:
         connection.close()
-    yield _Sqlite(directory, _Agent(f"sqlite:///{path}").run)
+    yield _Sqlite(directory, _Agent(f"sqlite:///{path}", hostile=hostile).run)
 
 
 class _Sqlite:
