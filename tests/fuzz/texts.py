@@ -63,7 +63,7 @@ _WRAPS = (
     "/* {} */ SELECT 1",
     "/*! {} */ SELECT 1",
     "SELECT 1 -- {}\n",
-    "{0}; {0}",
+    "{}; {}",
 )
 
 
@@ -183,7 +183,7 @@ def _splice(dice: random.Random, dialect: Dialect, sql: str) -> str:
 
 
 def _wrap(dice: random.Random, dialect: Dialect, sql: str) -> str:
-    return dice.choice(_WRAPS).replace("{0}", "{}").replace("{}", sql.rstrip("; \n"))
+    return dice.choice(_WRAPS).replace("{}", sql.rstrip("; \n"))
 
 
 def _mark(dice: random.Random, dialect: Dialect, sql: str) -> str:
