@@ -23,6 +23,7 @@ MESSAGE_MAX: Final = 4096
 """Characters of a database's message that are kept."""
 _DENIED: Final = "42501"
 """PostgreSQL's SQLSTATE of missing rights; MySQL has none of its own for them, but says so in words."""
+_RIGHTS: Final = "explaining this needs the rights to run it, which the agent's database account lacks"
 
 
 def claim(rt: Runtime, who: Principal, explain_id: str, asked: ClaimRequest) -> ExplainClaimed:
@@ -166,6 +167,6 @@ def _answer(plan: Plan | None, error: WireError | None) -> dict[str, Any]:
     if plan is not None:
         return {"plan": plans.plan_json(plan)}
     assert error is not None  # held by the shape
-    denied = error.sqlstate == _DENIED or "denied" in error.message.lower()
-    hint = "the agent's database account needs SELECT on these tables to explain this" if denied else error.hint
+    denied = error.sqlstate == _DENIED or "denied to user" in error.message
+    hint = _RIGHTS if denied else error.hint
     return {"error": error.message[:MESSAGE_MAX], "hint": hint[:MESSAGE_MAX] if hint is not None else None}
