@@ -60,7 +60,34 @@ def entries(request: Mapping[str, Any]) -> Iterator[Entry]:
     yield from _cancelled(request)
     yield "Approval", _approval(request.get("approval_progress"))
     yield "Decision", _decision(request.get("decision_trace"))
+    yield "Tables", _tables(request.get("context"))
+    yield "Plan", _plan(request.get("context"))
     yield "Why", "\n".join((request.get("decision_trace") or {}).get("explanation") or []) or None
+
+
+def _tables(context: Mapping[str, Any] | None) -> str | None:
+    """The tables it names with their sizes, and what deleting from them reaches."""
+    lines = []
+    for found in (context or {}).get("tables") or []:
+        if isinstance(found, str):
+            lines.append(found)
+            continue
+        rows = found["estimated_rows"]
+        size = f"about {rows:,} rows" if rows >= 0 else "of unknown size"
+        reached = [child["table_name"] for child in found.get("cascade_children") or []]
+        more = f"; deleting reaches {', '.join(reached)}" if reached else ""
+        lines.append(f"{found['schema_name']}.{found['name']}: {size}{more}")
+    return "\n".join(lines) or None
+
+
+def _plan(context: Mapping[str, Any] | None) -> str | None:
+    if not context or not context.get("explain_enabled"):
+        return None
+    shown = [each["text"] for each in context.get("explain") or []]
+    if shown:
+        return "\n".join(shown)
+    reason = context.get("explain_reason")
+    return "being collected" if context["status"] == "collecting" else f"not available: {reason or context['status']}"
 
 
 def _status(request: Mapping[str, Any]) -> str:

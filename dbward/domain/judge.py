@@ -191,7 +191,7 @@ def _why_this_decision(made: Judgement) -> str:
     flow = made.workflow
     match made.decision:
         case BreakGlass() if made.blocking:
-            return "It runs without approval and past the rules that block: an emergency with leave to change the schema."
+            return "It runs without approval and past the rules that block: an emergency that allows DDL."
         case _ if made.blocking:
             return "It is refused: the review blocks it."
         case BreakGlass():

@@ -7,7 +7,7 @@ that it does it to.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any, Final
@@ -214,11 +214,13 @@ def _of_findings(findings: Sequence[Finding]) -> Iterator[Factor]:
 
 def _of_tables(facts: Sequence[Facts], schema: Schema, most: int) -> Iterator[Factor]:
     """Tables above `most` rows, and what a delete takes along in other tables."""
-    emptied = {act.table for known in facts for act in known.acts if act.table is not None and _takes_rows(act)}
+    emptied = _named(facts, _takes_rows)
+    truncated = _named(facts, _truncates_children)
     for name in sorted(names_of(facts), key=str):
         tables = schema.candidates(name)
         rows = max((table.estimated_rows or 0 for table in tables), default=0)
-        if name in emptied and (children := cascades(tables, schema)):
+        children = cascades(tables, schema, truncated=name in truncated) if name in emptied | truncated else ()
+        if children:
             largest = max(child.estimated_rows or 0 for child, _ in children)
             certain = all(child.estimated_rows is not None for child, _ in children)
             level = RiskLevel.HIGH if max(largest, rows) > most else RiskLevel.MEDIUM
@@ -228,12 +230,23 @@ def _of_tables(facts: Sequence[Facts], schema: Schema, most: int) -> Iterator[Fa
             yield Factor("large_table", RiskLevel.MEDIUM, (str(name),), rows=rows)
 
 
+def _named(facts: Sequence[Facts], which: Callable[[Act], bool]) -> frozenset[Name]:
+    return frozenset(act.table for known in facts for act in known.acts if act.table is not None and which(act))
+
+
 def _takes_rows(act: Act) -> bool:
-    return act.deed in _TAKES_ROWS or (act.deed is Deed.TRUNCATE and Flag.CASCADE in act.flags)
+    return act.deed in _TAKES_ROWS
 
 
-def cascades(tables: Sequence[Table], schema: Schema) -> tuple[tuple[Table, int], ...]:
-    """The tables whose rows change when rows of `tables` are deleted, with how many foreign keys away: 1 to 3."""
+def _truncates_children(act: Act) -> bool:
+    return act.deed is Deed.TRUNCATE and Flag.CASCADE in act.flags
+
+
+def cascades(tables: Sequence[Table], schema: Schema, *, truncated: bool = False) -> tuple[tuple[Table, int], ...]:
+    """The tables whose rows change when rows of `tables` are deleted, with how many foreign keys away: 1 to 3.
+
+    `truncated`: when the tables are emptied by TRUNCATE … CASCADE, which empties whatever refers to them.
+    """
     own = {table.name for table in tables}
     reached: dict[Name, tuple[Table, int]] = {}
     edge = list(own)
@@ -241,7 +254,7 @@ def cascades(tables: Sequence[Table], schema: Schema) -> tuple[tuple[Table, int]
         found = {
             child.name: (child, depth)
             for child, key in schema.children(edge)
-            if key.on_delete in _REACHES_CHILDREN and child.name not in reached
+            if (truncated or key.on_delete in _REACHES_CHILDREN) and child.name not in reached
         }
         reached |= found
         edge = [name for name in found if name not in own]
@@ -256,7 +269,7 @@ def names_of(facts: Sequence[Facts]) -> frozenset[Name]:
 
 
 def _made(facts: Sequence[Facts]) -> frozenset[Name]:
-    return frozenset(act.table for known in facts for act in known.acts if act.table is not None and act.deed in _MAKES)
+    return _named(facts, lambda act: act.deed in _MAKES)
 
 
 def _sized_targets(classification: Classification, facts: Sequence[Facts]) -> Iterator[Name]:

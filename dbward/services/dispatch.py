@@ -12,6 +12,7 @@ from dbward.domain.policy import workflow_from_json
 from dbward.domain.states import Trigger
 from dbward.errors import DbwardError, Invalid
 from dbward.runtime import Runtime
+from dbward.services import explains
 from dbward.services.journal import record, record_refusal
 from dbward.services.views import View
 
@@ -32,6 +33,7 @@ def dispatch(rt: Runtime, tx: Tx, row: RequestRow, *, actor: Principal, reason: 
     moved = requests.move(
         tx, row, Trigger.DISPATCH, now=now, execution_id=execution_id, dispatched_at=now, expires_at=None
     )
+    explains.withdraw_for_request(rt, tx, row.id)
     executions.queue(tx, execution_id, row.id, now)
     rt.publisher.execution(tx, target=row.target, request_id=row.id, execution_id=execution_id)
     record(

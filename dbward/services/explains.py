@@ -151,6 +151,16 @@ def ask_for_request(rt: Runtime, tx: Tx, row: RequestRow, statements: Sequence[S
     return _put(rt, tx, question)
 
 
+def withdraw_for_request(rt: Runtime, tx: Tx, request_id: str) -> None:
+    """Ask no longer for the plans of a request that goes on: nobody waits for them, and its job should not either."""
+    found = explains.of_request(tx.conn, request_id)
+    if found is None or found.status not in explains.OPEN:
+        return
+    row = explains.lock(tx, found.id)
+    if row.status in explains.OPEN:
+        _expire(rt, tx, row, "the request went on without it")
+
+
 def served_by(rows: Sequence[AgentRow], rt: Runtime, target: Target) -> bool:
     """Whether some agent can be expected to answer for `target`: alive, not draining, and its database is up."""
     now = rt.now()

@@ -33,7 +33,7 @@ from dbward.domain.sql.redact import redact
 from dbward.domain.states import Trigger
 from dbward.errors import Conflict, DbwardError, Invalid, Refused, TooLarge, Unavailable
 from dbward.runtime import Runtime
-from dbward.services import context, submission, views
+from dbward.services import context, explains, submission, views
 from dbward.services.agents import queue_hint
 from dbward.services.dispatch import check_reason, dispatch, refuse_change
 from dbward.services.journal import FINGERPRINT_MAX, record, record_refusal
@@ -242,7 +242,9 @@ def _insert(rt: Runtime, tx: Tx, who: Principal, draft: _Draft, made: Judgement)
     if made.blocking:
         _record_bypass(rt, tx, who, row, draft)
     tx.after_commit(lambda: _count(rt, row, status))
-    if status is not Status.PENDING:
+    if status is Status.PENDING:
+        explains.ask_for_request(rt, tx, row, draft.said.plan.statements)
+    else:
         row = dispatch(rt, tx, row, actor=who)
     return _created_view(row, [str(selector) for selector in waiting], replayed=False)
 
@@ -397,6 +399,7 @@ def cancel_row(rt: Runtime, tx: Tx, row: RequestRow, *, actor: Principal, reason
     )
     requests.set_selectors(tx, row.id, [])
     withdraw_execution(tx, row)
+    explains.withdraw_for_request(rt, tx, row.id)
     record(rt, tx, Event.REQUEST_CANCELLED, actor=actor, request=moved, reason=reason)
     return moved
 

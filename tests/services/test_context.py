@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from dbward.broker.names import EXPLAIN_TASK
 from tests.services.conftest import World
 from tests.services.test_schemas import Hand, table
 
@@ -69,3 +70,23 @@ def test_an_old_snapshot_is_not_trusted(world: World, synced: Hand) -> None:
 def test_nothing_is_shown_of_what_asked_to_leave_nothing(world: World) -> None:
     made = world.create(environment="risk", detail="SELECT 1", no_result_store=True)
     assert world.show(made)["context"] is None
+
+
+def test_the_plans_are_asked_for_while_people_decide(world: World) -> None:
+    agent = world.agent()
+    made = world.create(environment="risk", detail="UPDATE notes SET id = 2 WHERE id = 1")
+    shown = world.show(made)["context"]
+    assert (shown["status"], shown["explain_enabled"], shown["explain"]) == ("collecting", True, None)
+    assert len(agent.fetch(EXPLAIN_TASK)) == 1
+    world.cancel("alice", made)
+    assert world.show(made)["context"]["status"] == "unavailable"
+
+
+def test_no_plans_are_asked_for_what_runs_at_once_nor_left_when_it_runs(world: World) -> None:
+    assert world.show(world.create(detail="SELECT 1"))["context"]["explain_enabled"] is False
+    made = world.create(environment="prod", detail="UPDATE notes SET id = 2 WHERE id = 1")
+    world.approve("bob", made)
+    world.resume("alice", made)
+    agent = world.agent()
+    assert agent.fetch(EXPLAIN_TASK) == []
+    assert world.show(made)["context"]["explain_reason"] == "the request went on without it"

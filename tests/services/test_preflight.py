@@ -168,7 +168,7 @@ def test_an_emergency_with_ddl_goes_past_rules_that_yield_and_leaves_its_event(w
     made = world.create("olga", **drop, allow_ddl=True)
     assert made["status"] == "dispatched"
     why = world.show(made, "olga")["decision_trace"]["explanation"][-1]
-    assert why == "It runs without approval and past the rules that block: an emergency with leave to change the schema."
+    assert why == "It runs without approval and past the rules that block: an emergency that allows DDL."
     (event,) = world.events(event_type="ddl.break_glass_bypass")
     assert event["metadata"] == {
         "request_id": made["id"],

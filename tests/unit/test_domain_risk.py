@@ -103,6 +103,8 @@ def names(found: Risk) -> list[str]:
         ("ALTER TABLE small DROP COLUMN a", "high", ["drop_operation", "ddl"]),
         ("DROP TABLE small", "high", ["drop_operation", "ddl"]),
         ("TRUNCATE small", "high", ["drop_operation", "ddl"]),
+        ("TRUNCATE aunt", "high", ["drop_operation", "ddl"]),
+        ("TRUNCATE aunt CASCADE", "high", ["drop_operation", "ddl", "cascade_delete"]),
         ("UPDATE small SET a = 1 WHERE id = 1; UPDATE small SET a = 2 WHERE id = 2", "high", ["multi_statement"]),
         ("DELETE FROM parent WHERE id = 1", "high", ["cascade_delete"]),
         ("WITH d AS (DELETE FROM parent WHERE id = 1 RETURNING *) SELECT * FROM d", "high", ["cascade_delete"]),
