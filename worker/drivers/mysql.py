@@ -8,6 +8,7 @@ goes on in a new transaction, and the outcome says so.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from datetime import timedelta
@@ -23,7 +24,7 @@ from dbward.domain.model import Dialect, Limits, StatementError
 from dbward.domain.plans import Plan
 from worker.drivers.base import Outcome
 from worker.drivers.errors import CredentialsRefused, StatementFailed, Unreachable
-from worker.drivers.explain import CHANGES, explain
+from worker.drivers.explain import CHANGES, NOT_PLANNED, explain
 from worker.drivers.mysql_account import Account, Connection, cut, parts_of
 from worker.drivers.reflect import LOCK_WAIT_SECS, TIMEOUT_SECS, catalog_engine, reading
 from worker.drivers.run import LOCK_WAIT, LinkLost, run, timed_out
@@ -46,6 +47,14 @@ _ROLLED_BACK = {ER.LOCK_DEADLOCK, ER.LOCK_WAIT_TIMEOUT, 1614}
 """Errors after which the server has rolled back the whole transaction; others that end it have committed it."""
 _NOT_ROLLED_BACK = 1196
 _UNKNOWN_TABLE = 1051
+_NAME = re.compile(r"[\w$]+")
+_CODE = (
+    "SELECT table_name FROM information_schema.views"
+    " WHERE table_schema NOT IN ('sys', 'mysql', 'information_schema', 'performance_schema')"
+    " UNION SELECT routine_name FROM information_schema.routines"
+    " WHERE routine_type = 'FUNCTION' AND routine_schema <> 'sys'"
+)
+"""The views and functions that this account may use, in whichever database."""
 
 _TRANSACTIONAL = frozenset(
     {"SELECT", "WITH", "VALUES", "TABLE", "INSERT", "UPDATE", "DELETE", "REPLACE"}
@@ -106,7 +115,8 @@ class MysqlSession:
         return run(self._link, self._stopper, statements, read_only=read_only, limits=limits, sink=sink)
 
     def explain(self, statement: str, *, timeout: timedelta) -> Plan:
-        # Neither server plans a change in a read-only transaction. The one it gets instead is rolled back as well.
+        # Neither server plans a change in a read-only transaction. The one it gets instead is rolled back as well, and
+        # what rolling back does not undo is not reached: see `_refuse_code`.
         self._link.plans_change = first_word(statement) in CHANGES
         return explain(Dialect.MYSQL, self._link, self._stopper, statement, timeout=timeout)
 
@@ -173,6 +183,8 @@ class _Link:
         self._do(self._begin)
 
     def execute(self, sql: str, results: Results, *, last: bool, read_only: bool) -> int:
+        if self.plans_change:
+            self._refuse_code(sql)
         word = first_word(sql)
         affected = 0
         with self._translated():
@@ -240,6 +252,16 @@ class _Link:
         with self._translated(), self._connection.cursor() as cursor:
             cursor.execute(sql)
             return list(cursor.fetchall())
+
+    def _refuse_code(self, sql: str) -> None:
+        """Planning runs what a view or a stored function does, and changes of tables without transactions stay."""
+        said = sql.casefold().replace("``", "`")
+        words = set(_NAME.findall(said))
+        for (name,) in self.ask(_CODE):
+            known = name.decode(errors="replace").casefold()
+            if known in words or (_NAME.fullmatch(known) is None and known in said):
+                message = f"planning this change may run the code of the view or function {known}"
+                raise StatementFailed(StatementError(NOT_PLANNED, message))
 
     def _do(self, sql: str) -> int:
         """Runs our own SQL and returns the number of warnings."""
