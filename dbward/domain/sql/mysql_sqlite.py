@@ -169,7 +169,9 @@ def _refusal(first: str) -> Invalid:
     if first in _SESSION:
         return Invalid(f"{first} is refused: it would change the session for others", code="sql.rejected")
     return Invalid(
-        "the SQL starts with something that is not known here", code="sql.rejected", hint="; ".join(sorted(_KNOWN))
+        "the SQL starts with something that is not known here",
+        code="sql.rejected",
+        hint="it may start with " + ", ".join(sorted(_KNOWN - {"("})),
     )
 
 
