@@ -83,6 +83,23 @@ def test_what_cannot_be_explained_is_said(farm: Farm, server: Server, people: Pe
     assert mixed["plan_text"].startswith("[1]\ncannot be explained: CREATE has no plan\n[2]\n")
 
 
+def test_an_approver_sees_the_plan(farm: Farm, server: Server, people: People, postgres_url: str) -> None:
+    db = postgresql(postgres_url)
+    db.direct(TABLE)
+    agent = farm.agent(server, {("app", "production"): postgres_url})
+    made = people.submit("DELETE FROM orders WHERE state = 'open'")["id"]
+
+    def context() -> dict[str, Any] | None:
+        shown: dict[str, Any] = people.ask("bob", "GET", f"/api/requests/{made}")["context"]
+        return shown if shown["status"] != "collecting" else None
+
+    shown = farm.until(context, "the plan is there", agent)
+    assert shown["status"] == "ready"
+    [entry] = shown["explain"]
+    assert entry["text"].startswith("Delete on public.orders (cost ")
+    assert "Read from end to end: public.orders" in entry["text"]
+
+
 def test_without_an_agent_nobody_waits(people: People) -> None:
     impact = preflight(people, "SELECT 1")
     assert impact["status"] == "not_available"
