@@ -119,6 +119,8 @@ def test_ordinary_reads_are_reads(dialect: str, sql: str) -> None:
         (PG, "EXPLAIN (ANALYZE) DELETE FROM t"),
         (PG, "EXPLAIN CREATE TEMP TABLE x AS SELECT 1"),
         (PG, "EXPLAIN SELECT 1 INTO TEMP x"),
+        (PG, "SELECT date_add(a) FROM t"),
+        (PG, "SELECT jsonb_populate_record(t, '{}') FROM t"),
         (PG, "SELECT * FROM pg_read_file('/etc/hostname')"),
         (PG, "SELECT pg_sleep_for('1 s')"),
         (PG, "SELECT nextval('s')"),
@@ -519,8 +521,10 @@ def test_long_statements_of_reports_are_reads(sql: str, dialect: Dialect) -> Non
         "SELECT 1 " + "/*" * 200_000 + "*/" * 200_000,
         "SELECT 1" + "+1" * 45_000,
         "SELECT 1" + "::int" * 30_000,
+        "SELECT " + "a[" * 9_000 + "1" + "]" * 9_000,
+        "SELECT " + "NOT " * 20_000 + "a",
     ],
-    ids=["comments", "comments in a comment", "nested comments", "sum", "casts"],
+    ids=["comments", "comments in a comment", "nested comments", "sum", "casts", "subscripts", "negations"],
 )
 def test_text_that_hangs_or_kills_the_grammar_is_refused(sql: str) -> None:
     assert verdict(sql, PG) in ("sql.rejected", "sql.unparsable")

@@ -22,9 +22,9 @@ from dbward.domain.sql.lex import Kind as Lexed
 from dbward.domain.sql.lex import tokenize, words
 from dbward.errors import Invalid
 
-CHAIN_MAX: Final = 5_000
+CHAIN_MAX: Final = 1_000
 """Operators and joins in a row. Each is a level of the tree, the grammar's library recurses over the levels in C, and
-some 25,000 of them overflow a stack of 8 MiB, which ends the process."""
+some 3,000 of them overflow a stack of 1 MiB, which ends the process."""
 
 SCAN_MAX: Final = 5_000_000
 """Characters that the grammar's scanner may have to look at again: it reads to the end of a run of operator signs at
@@ -40,9 +40,9 @@ LOCATIONS: Final = frozenset(
 """Fields that say where something stands in the text, not what it is."""
 
 _JOINS: Final = words("JOIN UNION INTERSECT EXCEPT")
-_OPERATORS: Final = words("COLLATE IS ISNULL NOTNULL AT IN LIKE ILIKE SIMILAR BETWEEN OVERLAPS OPERATOR")
+_OPERATORS: Final = words("NOT COLLATE IS ISNULL NOTNULL AT IN LIKE ILIKE SIMILAR BETWEEN OVERLAPS OPERATOR")
 """Words that hang one level of the tree on the last, as joins and operators do."""
-_NO_OPERATORS: Final = frozenset({".", ":", "[", "]"})
+_NO_OPERATORS: Final = frozenset({".", ":", "]"})
 _LISTS: Final = frozenset({",", "AND", "OR"})
 """What has the parts on both sides on one level."""
 

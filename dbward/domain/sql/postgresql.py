@@ -13,7 +13,7 @@ from typing import Any
 from dbward.domain.model import Dialect
 from dbward.domain.sql.cut import Piece, cut
 from dbward.domain.sql.pgtree import LOCATIONS, PgNode, PgStatement, parse_postgresql
-from dbward.domain.sql.postgresql_names import FUNCTIONS, OPERATORS, TYPES
+from dbward.domain.sql.postgresql_names import FUNCTIONS, FUNCTIONS_OF_LATER_VERSIONS, OPERATORS, TYPES
 from dbward.domain.sql.postgresql_tables import (
     ALTERATIONS,
     COMMENTED,
@@ -239,7 +239,8 @@ def _use(type_: str, node: PgNode, vouched: Collection[str]) -> Iterator[str]:
     match type_:
         case "FuncCall":
             name = _names(node.get("funcname", ()))
-            if not _builtin(name, FUNCTIONS) and ".".join(name).lower() not in vouched:
+            known = FUNCTIONS if len(name) == 1 else FUNCTIONS | FUNCTIONS_OF_LATER_VERSIONS
+            if not _builtin(name, known) and ".".join(name).lower() not in vouched:
                 yield f"unvouched_function:{'.'.join(name)[:_NAME_MAX]}"
         case "TypeName":
             name = _names(node.get("names", ()))
