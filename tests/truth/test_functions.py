@@ -77,16 +77,6 @@ SAMPLES = {
 }
 """A value of each type; of the others, NULL, with which most functions are not even called."""
 
-IN_LATER_VERSIONS = words(
-    """
-    any_value array_reverse array_sample array_shuffle array_sort casefold crc32 crc32c date_add date_subtract erf erfc
-    gamma icu_unicode_version json_scalar json_serialize lgamma pg_basetype pg_input_error_info pg_input_is_valid
-    random_normal system_user to_bin to_oct to_regtypemod unicode_assigned unicode_version uuid_extract_timestamp
-    uuid_extract_version uuidv4 uuidv7 xmltext
-    """
-)
-"""What came after PostgreSQL 15, the oldest that these tests know of."""
-
 
 def test_those_of_postgresql(postgres: str) -> None:
     with worlds.postgresql(postgres, bare=True), psycopg.connect(postgres) as connection:
@@ -128,11 +118,11 @@ def _value(type_: str) -> str:
     return f"({SAMPLES.get(type_, 'NULL')})::{type_}"
 
 
-def test_what_postgresql_does_not_know_came_later(postgres: str) -> None:
+def test_postgresql_knows_those_that_need_no_schema(postgres: str) -> None:
     """A name that the server does not know could only be somebody's own function."""
     with psycopg.connect(postgres) as connection:
         known = {name for (name,) in connection.execute("SELECT proname FROM pg_proc").fetchall()}
-    assert postgresql_names.FUNCTIONS - known <= IN_LATER_VERSIONS
+    assert postgresql_names.FUNCTIONS - known == set()
 
 
 def test_those_of_mariadb_are_never_stored_functions(mariadb: str) -> None:
