@@ -288,6 +288,7 @@ def test_a_long_list_of_conditions_is_not_deep() -> None:
 def test_a_comment_whose_place_changes_what_is_read_is_refused() -> None:
     assert verdict("DELETE FROM t WHERE a = 5--/**/1 AND b = 2", MY) == "sql.unparsable"
     assert verdict("DELETE FROM t WHERE a = 5- -/**/1 AND b = 2", MY) == "dml"
+    assert verdict("DELETE FROM t WHERE a = 5--;", MY) == "sql.unparsable"
 
 
 def test_a_hint_is_a_comment_and_runs_as_none() -> None:

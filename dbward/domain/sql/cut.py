@@ -71,7 +71,7 @@ def cut(text: str, dialect: Dialect) -> list[Piece]:
 def _without_comments(text: str, tokens: Sequence[Token], dialect: Dialect) -> Piece:
     """The tokens as they are written, and the white space between them. The first token is no comment.
 
-    Raises `Invalid` when the text reads differently then: in MySQL a blank makes a comment of the two signs before it.
+    Raises `Invalid` when the text reads differently then: in MySQL a blank, or the end, makes a comment of `--` before.
     """
     parts: list[str] = []
     offsets: list[int] = []
@@ -91,7 +91,7 @@ def _without_comments(text: str, tokens: Sequence[Token], dialect: Dialect) -> P
         gap = ""
     kept = tuple(token for token in tokens if not _is_comment(token))
     bare = "".join(parts)
-    again = tokenize(bare, dialect) if len(kept) < len(tokens) else kept
+    again = tokenize(bare, dialect)
     if [(token.kind, token.text) for token in again] != [(token.kind, token.text) for token in kept]:
         raise Invalid(
             "the SQL reads differently without its comments", code="sql.unparsable", hint="take the comments out"
