@@ -21,6 +21,10 @@ from tests.support.processes import DBWARD, Farm
 pytestmark = pytest.mark.e2e
 
 CRASHING = Path(__file__).with_name("crashing.py")
+WITHOUT_PLANS = CONFIG.replace(
+    'environment = "production"\n[[workflows.steps', 'environment = "production"\nexplain = false\n[[workflows.steps'
+)
+"""The first message is the execution: the plans of a pending request would be what a server is killed over."""
 ROWS = 8_000
 INSERT = f"INSERT INTO effects (filler) SELECT repeat('x', 300) FROM generate_series(1, {ROWS}) RETURNING id, filler"
 """Writes rows that can be counted, and returns over a megabyte: more than one part of a result."""
@@ -76,7 +80,10 @@ def test_kill_at(point: str, farm: Farm, state: State, effects: str, tmp_path: P
     marker = tmp_path / "killed"
     deadly = (sys.executable, str(CRASHING), point, str(marker))
     server = farm.server(
-        config=CONFIG, state_url=state.url, env=People.tokens_env(), program=deadly if victim == "server" else DBWARD
+        config=WITHOUT_PLANS,
+        state_url=state.url,
+        env=People.tokens_env(),
+        program=deadly if victim == "server" else DBWARD,
     )
     agent = farm.agent(server, {("app", "production"): effects}, program=deadly if victim == "agent" else DBWARD)
     people = People(server)
