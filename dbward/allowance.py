@@ -9,9 +9,13 @@ _MINUTE = timedelta(minutes=1)
 
 
 class PerMinute:
-    """Counts by minute and name. What it holds is forgotten every minute, so it stays small."""
+    """Counts by minute and name. What it holds is forgotten every minute, so it stays small.
 
-    def __init__(self) -> None:
+    `in_all`: how often all names together may; None for no bound.
+    """
+
+    def __init__(self, in_all: int | None = None) -> None:
+        self._in_all = in_all
         self._since: datetime | None = None
         self._counts: dict[str, int] = {}
         self._guard = threading.Lock()
@@ -23,7 +27,7 @@ class PerMinute:
                 self._since = now
                 self._counts.clear()
             count = self._counts.get(name, 0)
-            if count >= most:
+            if count >= most or (self._in_all is not None and sum(self._counts.values()) >= self._in_all):
                 return False
             self._counts[name] = count + 1
             return True

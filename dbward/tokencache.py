@@ -6,6 +6,7 @@ import threading
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
+from dbward.allowance import PerMinute
 from dbward.domain.model import Principal
 
 CACHE_TTL = timedelta(seconds=5)
@@ -26,8 +27,7 @@ class TokenCache:
 
     def __init__(self) -> None:
         self._known: dict[str, _Known] = {}
-        self._failures: dict[str, int] = {}
-        self._failures_since: datetime | None = None
+        self._failures = PerMinute(in_all=_ALL_FAILURES_PER_MINUTE)
         self._generation = 0
         self._guard = threading.Lock()
 
@@ -64,12 +64,4 @@ class TokenCache:
 
         So a flood cannot fill the log, whatever addresses it comes from.
         """
-        with self._guard:
-            if self._failures_since is None or abs(now - self._failures_since) >= timedelta(minutes=1):
-                self._failures_since = now
-                self._failures.clear()
-            seen = self._failures.get(source, 0)
-            if seen >= _FAILURES_PER_MINUTE or sum(self._failures.values()) >= _ALL_FAILURES_PER_MINUTE:
-                return False
-            self._failures[source] = seen + 1
-            return True
+        return self._failures.allow(source, _FAILURES_PER_MINUTE, now)

@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
-from dataclasses import replace
 from datetime import datetime, timedelta
 from typing import Any
 
 from sqlalchemy import Connection, and_, delete, exists, func, insert, or_, select, update
 
+from dbward.db import claimable
 from dbward.db.engine import Tx
 from dbward.db.requests import Visibility, decided_by, inside
 from dbward.db.rows import ExecutionRow, RequestRow, ResultRow, read
 from dbward.db.tables import executions, requests, result_access, results
 from dbward.domain.model import ExecutionStatus
-from dbward.errors import LostRace, Missing
 
 _HELD = executions.c.status.in_([ExecutionStatus.CLAIMED, ExecutionStatus.RUNNING])
 
@@ -26,35 +25,17 @@ def queue(tx: Tx, execution_id: str, request_id: str, now: datetime) -> None:
 
 
 def find(conn: Connection, execution_id: str) -> ExecutionRow | None:
-    row = conn.execute(select(executions).where(executions.c.id == execution_id)).mappings().first()
-    return read(ExecutionRow, row) if row is not None else None
+    return claimable.find(conn, executions, ExecutionRow, execution_id)
 
 
 def lock(tx: Tx, execution_id: str) -> ExecutionRow:
     """The row, held until the transaction ends. Raises `Missing`."""
-    query = select(executions).where(executions.c.id == execution_id).with_for_update()
-    row = tx.conn.execute(query).mappings().first()
-    if row is None:
-        raise Missing(f"execution {execution_id}")
-    return read(ExecutionRow, row)
+    return claimable.lock(tx, executions, ExecutionRow, execution_id, "execution")
 
 
 def move(tx: Tx, row: ExecutionRow, status: ExecutionStatus, **values: Any) -> ExecutionRow:
     """Set `status` and `values` only if neither status nor claim changed since `row` was read. Raises `LostRace`."""
-    changed = {"status": status, **values}
-    hit = tx.conn.execute(
-        update(executions)
-        .where(
-            executions.c.id == row.id,
-            executions.c.status == row.status,
-            executions.c.claim_id.is_not_distinct_from(row.claim_id),
-        )
-        .values(changed)
-    )
-    if hit.rowcount != 1:
-        raise LostRace(f"execution {row.id} is no longer {row.status}")
-    tx.wake(f"execution:{row.id}")
-    return replace(row, **changed)
+    return claimable.move(tx, executions, row, {"status": status, **values}, "execution")
 
 
 def extend(tx: Tx, execution_id: str, claim_id: str, until: datetime) -> bool:

@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from datetime import datetime
 from typing import Any, Final
 
-from sqlalchemy import ColumnElement, Connection, and_, delete, func, insert, select, update
+from sqlalchemy import ColumnElement, Connection, and_, delete, func, insert, select
 
+from dbward.db import claimable
 from dbward.db.engine import Tx
 from dbward.db.rows import ExplainRow, read
 from dbward.db.tables import explains
 from dbward.domain.plans import ExplainStatus
-from dbward.errors import LostRace, Missing
 
 OPEN: Final = (ExplainStatus.QUEUED, ExplainStatus.CLAIMED)
 
@@ -22,34 +21,17 @@ def insert_explain(tx: Tx, row: ExplainRow) -> None:
 
 
 def find(conn: Connection, explain_id: str) -> ExplainRow | None:
-    row = conn.execute(select(explains).where(explains.c.id == explain_id)).mappings().first()
-    return read(ExplainRow, row) if row is not None else None
+    return claimable.find(conn, explains, ExplainRow, explain_id)
 
 
 def lock(tx: Tx, explain_id: str) -> ExplainRow:
     """The row, held until the transaction ends. Raises `Missing`."""
-    row = tx.conn.execute(select(explains).where(explains.c.id == explain_id).with_for_update()).mappings().first()
-    if row is None:
-        raise Missing(f"explain {explain_id}")
-    return read(ExplainRow, row)
+    return claimable.lock(tx, explains, ExplainRow, explain_id, "explain")
 
 
 def move(tx: Tx, row: ExplainRow, status: ExplainStatus, **values: Any) -> ExplainRow:
     """Set `status` and `values` only if neither status nor claim changed since `row` was read. Raises `LostRace`."""
-    changed = {"status": status, **values}
-    hit = tx.conn.execute(
-        update(explains)
-        .where(
-            explains.c.id == row.id,
-            explains.c.status == row.status,
-            explains.c.claim_id.is_not_distinct_from(row.claim_id),
-        )
-        .values(changed)
-    )
-    if hit.rowcount != 1:
-        raise LostRace(f"explain {row.id} is no longer {row.status}")
-    tx.wake(f"explain:{row.id}")
-    return replace(row, **changed)
+    return claimable.move(tx, explains, row, {"status": status, **values}, "explain")
 
 
 def of_request(conn: Connection, request_id: str) -> ExplainRow | None:

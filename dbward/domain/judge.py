@@ -41,7 +41,7 @@ class Judgement:
 
     @property
     def blocking(self) -> tuple[Finding, ...]:
-        return tuple(finding for finding in self.findings if finding.action is Action.BLOCK)
+        return review.blocking(self.findings)
 
     @property
     def may_bypass_review(self) -> bool:

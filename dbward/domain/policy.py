@@ -167,13 +167,7 @@ def workflow_to_json(flow: Workflow) -> dict[str, Any]:
             "allow_safe_ddl": auto.allow_safe_ddl,
             "max_estimated_rows": auto.max_estimated_rows,
         },
-        "steps": [
-            {
-                "mode": step.mode,
-                "approvers": [{"selector": str(entry.selector), "min": entry.min} for entry in step.approvers],
-            }
-            for step in flow.steps
-        ],
+        "steps": [{"mode": step.mode, "approvers": approvers_json(step)} for step in flow.steps],
         "require_reason": flow.require_reason,
         "allow_self_approve": flow.allow_self_approve,
         "allow_same_approver_across_steps": flow.allow_same_approver_across_steps,
@@ -182,6 +176,11 @@ def workflow_to_json(flow: Workflow) -> dict[str, Any]:
         "approval_ttl_secs": _secs(flow.approval_ttl),
         "statement_timeout_secs": _secs(flow.statement_timeout),
     }
+
+
+def approvers_json(step: Step) -> list[dict[str, Any]]:
+    """Who may approve the step, and how many of them it takes."""
+    return [{"selector": str(entry.selector), "min": entry.min} for entry in step.approvers]
 
 
 def workflow_from_json(data: Mapping[str, Any]) -> Workflow:

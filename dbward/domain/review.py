@@ -85,10 +85,10 @@ def _parse_failures(text: Reviewed) -> Iterator[Finding]:
             )
 
 
-def blocked(findings: Iterable[Finding]) -> bool:
-    return any(finding.action is Action.BLOCK for finding in findings)
+def blocking(findings: Iterable[Finding]) -> tuple[Finding, ...]:
+    return tuple(finding for finding in findings if finding.action is Action.BLOCK)
 
 
 def bypassable(findings: Iterable[Finding]) -> bool:
     """Whether an emergency that allows DDL may go past all that blocks. Whether the statements are DDL is not asked."""
-    return all(finding.rule in _BYPASSABLE for finding in findings if finding.action is Action.BLOCK)
+    return all(finding.rule in _BYPASSABLE for finding in blocking(findings))

@@ -16,7 +16,7 @@ from dbward.db.engine import Connection, Tx
 from dbward.db.rows import AgentRow, RequestRow
 from dbward.domain import rbac
 from dbward.domain.model import Event, Permission, Principal, Target
-from dbward.errors import Invalid, Refused
+from dbward.errors import Invalid, Refused, Unavailable
 from dbward.runtime import Runtime
 from dbward.services.journal import record, record_refusal
 from dbward.services.views import View
@@ -25,6 +25,22 @@ OFFLINE_AFTER = timedelta(seconds=60)
 NEVER_SECS = 9999
 
 AgentStatus = Literal["healthy", "saturated", "draining", "offline"]
+
+
+def reporting(conn: Connection, session: str, who: Principal) -> AgentRow:
+    """The agent process of this session, if it is one of `who`'s. Raises `Unavailable` (`agent.unknown`).
+
+    That is no conflict: for one the agent would drop the message it holds.
+    """
+    agent = agents.of_session(conn, session)
+    if agent is None or agent.subject_id != who.subject:
+        raise Unavailable("this session has not reported itself", code="agent.unknown", hint="report, then try again")
+    return agent
+
+
+def dialect_at(agent: AgentRow, target: Target) -> str | None:
+    """What the agent says the database is; None when it has not declared it."""
+    return next((d["dialect"] for d in agent.databases if Target(d["database"], d["environment"]) == target), None)
 
 
 def report(rt: Runtime, who: Principal, said: AgentReport) -> AgentWelcome:

@@ -20,15 +20,16 @@ from dbward.client.wire import (
     StartRequest,
     WireLimits,
 )
-from dbward.db import agents, executions, requests
+from dbward.db import executions, requests
 from dbward.db.engine import Tx
-from dbward.db.rows import AgentRow, ExecutionRow, RequestRow
+from dbward.db.rows import ExecutionRow, RequestRow
 from dbward.domain import policy, rbac, tokens
-from dbward.domain.model import SYSTEM, Event, ExecutionStatus, Permission, Principal, Status, Target
+from dbward.domain.model import SYSTEM, Event, ExecutionStatus, Permission, Principal, Status
 from dbward.domain.states import Trigger
 from dbward.errors import Conflict, DbwardError, Invalid, Missing, Unavailable
 from dbward.results.local import storage_key
 from dbward.runtime import Runtime
+from dbward.services.agents import dialect_at, reporting
 from dbward.services.completion import fail_unstarted, own
 from dbward.services.journal import record, record_refusal
 
@@ -63,10 +64,8 @@ def claim(rt: Runtime, who: Principal, execution_id: str, asked: ClaimRequest) -
             raise Conflict(
                 f"execution is {execution.status}, request is {request.status}", code="execution.not_claimable"
             )
-        agent = agents.of_session(tx.conn, asked.session)
-        if agent is None or agent.subject_id != who.subject:  # not a conflict, for which the message would be dropped
-            raise Unavailable("this session has not reported itself", code="agent.unknown", hint="report, then claim")
-        if (spoken := _dialect_at(agent, request.target)) not in (None, request.dialect):
+        agent = reporting(tx.conn, asked.session, who)
+        if (spoken := dialect_at(agent, request.target)) not in (None, request.dialect):
             return _misread(rt, tx, execution, request, str(spoken))
         broker.extend(tx, asked.session, [asked.tag], now + rt.settings.broker.lease)
         limits = policy.limits_for(
@@ -273,11 +272,6 @@ def _lease_secs(rt: Runtime) -> int:
 def _pair(tx: Tx, execution_id: str) -> tuple[ExecutionRow, RequestRow]:
     execution = executions.lock(tx, execution_id)
     return execution, requests.lock(tx, execution.request_id)
-
-
-def _dialect_at(agent: AgentRow, target: Target) -> str | None:
-    """What the agent says the database is; None when it has not declared it."""
-    return next((d["dialect"] for d in agent.databases if Target(d["database"], d["environment"]) == target), None)
 
 
 def _misread(rt: Runtime, tx: Tx, execution: ExecutionRow, request: RequestRow, spoken: str) -> Conflict:

@@ -8,14 +8,15 @@ from typing import Any, Final
 from dbward import ids
 from dbward.broker import store as broker
 from dbward.client.wire import ClaimRequest, ExplainClaimed, Explained, ExplainReport, WireError
-from dbward.db import agents, explains, requests, schemas
+from dbward.db import explains, requests, schemas
 from dbward.db.engine import Connection, Tx
-from dbward.db.rows import AgentRow, ExplainRow
+from dbward.db.rows import ExplainRow
 from dbward.domain import plans, rbac, tokens
-from dbward.domain.model import Operation, Permission, Principal, Status, Target
+from dbward.domain.model import Operation, Permission, Principal, Status
 from dbward.domain.plans import ExplainStatus, Plan
 from dbward.errors import Conflict, DbwardError, Invalid, Refused, Unavailable
 from dbward.runtime import Runtime
+from dbward.services.agents import dialect_at, reporting
 from dbward.services.explains import refused
 from dbward.services.journal import record_refusal
 
@@ -46,10 +47,8 @@ def claim(rt: Runtime, who: Principal, explain_id: str, asked: ClaimRequest) -> 
             raise Conflict("this explain is over", code="explain.over")
         if (decided := _decided(rt, tx, row)) is not None:
             return decided
-        agent = agents.of_session(tx.conn, asked.session)
-        if agent is None or agent.subject_id != who.subject:
-            raise Unavailable("this session has not reported itself", code="agent.unknown", hint="report, then claim")
-        spoken = _dialect_at(agent, row.target)
+        agent = reporting(tx.conn, asked.session, who)
+        spoken = dialect_at(agent, row.target)
         if spoken not in (None, row.dialect):
             return _misread(rt, tx, row, str(spoken))
         statements = [each["sql"] for each in row.statements if each["refused"] is None]
@@ -95,10 +94,6 @@ def _decided(rt: Runtime, tx: Tx, row: ExplainRow) -> Conflict | None:
     explains.move(tx, row, ExplainStatus.EXPIRED, finished_at=rt.now(), reason="the request was decided before")
     broker.withdraw(tx, row.id)
     return Conflict(f"the request is {request.status}", code="explain.over")
-
-
-def _dialect_at(agent: AgentRow, target: Target) -> str | None:
-    return next((d["dialect"] for d in agent.databases if Target(d["database"], d["environment"]) == target), None)
 
 
 def _misread(rt: Runtime, tx: Tx, row: ExplainRow, spoken: str) -> Conflict:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dbward.domain import policy, rbac, review
-from dbward.domain.model import ANY, ExecutionPolicy, Operation, Permission, Principal, Target, Workflow
+from dbward.domain.model import ExecutionPolicy, Operation, Permission, Principal, Target, Workflow
 from dbward.domain.names import parse_name, parse_operation
 from dbward.runtime import Runtime
 from dbward.services.views import View
@@ -88,13 +88,7 @@ def _workflow(flow: Workflow | None) -> View | None:
     return {
         "id": flow.id,
         "matched_by": _matched_by(flow),
-        "steps": [
-            {
-                "approvers": [{"selector": str(entry.selector), "min": entry.min} for entry in step.approvers],
-                "mode": step.mode,
-            }
-            for step in flow.steps
-        ],
+        "steps": [{"mode": step.mode, "approvers": policy.approvers_json(step)} for step in flow.steps],
         "require_reason": flow.require_reason,
         "explain": flow.explain,
         "allow_self_approve": flow.allow_self_approve,
@@ -112,6 +106,6 @@ def _execution_policy(found: ExecutionPolicy) -> View:
         "migration_statement_timeout_secs": migrating.total_seconds() if migrating is not None else None,
         "max_rows": found.max_rows,
         "max_executions": found.max_executions,
-        "matched_by": f"({found.database}, {found.environment})" if found.id else f"({ANY}, {ANY})",
+        "matched_by": _matched_by(found),
         "explicit": bool(found.id),
     }

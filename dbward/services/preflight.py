@@ -12,7 +12,7 @@ from dbward.domain import rbac
 from dbward.domain.judge import Judgement, explanation
 from dbward.domain.model import Action, Event, Operation, Permission, Principal, RiskLevel, Target
 from dbward.domain.names import parse_name, parse_operation
-from dbward.domain.policy import AutoApproved, Denied, NeedsApproval
+from dbward.domain.policy import AutoApproved, Denied, NeedsApproval, approvers_json
 from dbward.domain.sql.statements import Classification, Kind
 from dbward.errors import DbwardError, Invalid, RateLimited, TooLarge
 from dbward.runtime import Runtime
@@ -22,7 +22,8 @@ from dbward.services.submission import Submission
 from dbward.services.views import View
 
 SKIPPED: Final[View] = {"status": "skipped"}
-_NOT_READABLE: Final = frozenset({"sql.rejected", "sql.unparsable", "sql.empty"})
+_FINDINGS: Final = {"sql.unparsable": "parse_failure", "sql.rejected": "rejected"}
+"""What a text that cannot be submitted at all is blocked by. One without a statement is no question."""
 _LEVEL_HINTS: Final = {
     RiskLevel.HIGH: "say in the reason what it is expected to change, and how much",
     RiskLevel.CRITICAL: "say in the reason what it is expected to change, and how much",
@@ -64,9 +65,8 @@ def judge(rt: Runtime, who: Principal, body: NewPreflight) -> Verdict:
     try:
         said = submission.read(rt, target, body.sql)
     except Invalid as e:
-        if e.code not in _NOT_READABLE or e.code == "sql.empty":
+        if (code := _FINDINGS.get(e.code)) is None:
             raise
-        code = "parse_failure" if e.code == "sql.unparsable" else "rejected"
         return Verdict(body, target, _unreadable(e, code), blocked_codes=(code,))
     if wanted not in (None, said.plan.operation):
         raise Invalid(f"operation is {wanted}, but the SQL is {said.plan.operation}", code="operation.disagrees")
@@ -178,9 +178,7 @@ def _view(who: Principal, said: Submission, made: Judgement) -> View:
             "caller_can_submit": can_submit,
             "would_auto_approve": auto,
             "requires_approval": bool(steps) and not made.blocking,
-            "approvers": [
-                {"selector": str(entry.selector), "min": entry.min} for step in steps for entry in step.approvers
-            ],
+            "approvers": [entry for step in steps for entry in approvers_json(step)],
             "break_glass_allowed": _may(who, said, emergency=True) and (not made.blocking or made.may_bypass_review),
             "workflow_id": flow.id if flow is not None else None,
             "require_reason": flow is not None and flow.require_reason,

@@ -13,7 +13,7 @@ from dbward import ids
 from dbward.canonical import canonical_json, sha256_hex
 from dbward.client.shapes import SchemaFilter
 from dbward.client.wire import SchemaBegin, SchemaCommit, SchemaFailure, SchemaTables, SchemaUpload, WireTable
-from dbward.db import agents, schemas
+from dbward.db import schemas
 from dbward.db.engine import Connection, Tx
 from dbward.db.rows import SnapshotRow, TableRow, UploadRow
 from dbward.domain import rbac
@@ -21,8 +21,9 @@ from dbward.domain.model import Event, Permission, Principal, Target
 from dbward.domain.risk import cascades
 from dbward.domain.schema import SchemaStatus
 from dbward.domain.sql.statements import Name
-from dbward.errors import Conflict, Missing, Refused, TooLarge, Unavailable
+from dbward.errors import Conflict, Missing, Refused, TooLarge
 from dbward.runtime import Runtime
+from dbward.services.agents import dialect_at, reporting
 from dbward.services.journal import record, record_refusal
 from dbward.services.views import View
 
@@ -175,11 +176,7 @@ def _admit(rt: Runtime, who: Principal, target: Target) -> Target:
 
 def _declared(conn: Connection, who: Principal, asked: SchemaBegin | SchemaFailure, target: Target) -> None:
     """Raise unless the process has reported that it serves the target as this dialect."""
-    agent = agents.of_session(conn, asked.session)
-    if agent is None or agent.subject_id != who.subject:
-        raise Unavailable("this session has not reported itself", code="agent.unknown", hint="report, then try again")
-    said = (target.database, target.environment, asked.dialect)
-    if all((one["database"], one["environment"], one["dialect"]) != said for one in agent.databases):
+    if dialect_at(reporting(conn, asked.session, who), target) != asked.dialect:
         raise Refused(f"this agent has not reported that it serves {target} as {asked.dialect}")
 
 

@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dbward.domain.model import Action, Dialect
-from dbward.domain.review import DEFAULT_ACTIONS, PARSE_FAILURE, blocked, bypassable, review
+from dbward.domain.review import DEFAULT_ACTIONS, PARSE_FAILURE, blocking, bypassable, review
 from dbward.domain.review_rules import RULES
 from dbward.domain.schema import Column, Constraint, Index, Schema, SchemaStatus, Table, TableKind
 from dbward.domain.sql.classify import classify
@@ -404,14 +404,14 @@ def test_what_an_emergency_may_go_past() -> None:
         "large_in_list",
     }
     dropped = reviewed("DROP TABLE t", PG)
-    assert blocked(dropped)
+    assert blocking(dropped)
     assert bypassable(dropped)
     deleted = reviewed("DROP TABLE t; DELETE FROM u", PG)
-    assert blocked(deleted)
+    assert blocking(deleted)
     assert not bypassable(deleted)
     warned = reviewed("DROP VIEW v; INSERT INTO t VALUES (1)", PG)
     assert warned
-    assert not blocked(warned)
+    assert not blocking(warned)
     assert bypassable(warned)
 
 
