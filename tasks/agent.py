@@ -32,8 +32,8 @@ from worker import startup
 from worker.agent import EXIT_FAILED, EXIT_OK, Agent, patience
 from worker.drivers import open_driver
 from worker.drivers.base import Driver
+from worker.intake import PutBack
 from worker.probes import Probes
-from worker.run import PutBack
 from worker.schema_sync import SyncPlan
 
 log = logging.getLogger("dbward.agent")

@@ -10,7 +10,7 @@ import logging
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from functools import partial
 from threading import Event
 from typing import Final, TypeVar
@@ -18,18 +18,17 @@ from typing import Final, TypeVar
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
 from dbward.client.agent_api import AgentApi, patiently
-from dbward.client.wire import ClaimRequest, ExplainClaimed, Explained, ExplainReport
+from dbward.client.wire import ExplainClaimed, Explained, ExplainReport
 from dbward.domain.model import Operation, StatementError, Target
-from dbward.domain.tokens import Binding, Purpose, TokenRefused, statements_sha256, verify
-from dbward.errors import Conflict, DbwardError, Missing, RateLimited, Unauthorized, Unavailable
-from dbward.logs import bound
+from dbward.domain.tokens import Binding, Purpose, statements_sha256
+from dbward.errors import DbwardError, Unauthorized
 from worker.databases import Databases
 from worker.drivers.errors import CONNECTION_LOST, CredentialsRefused, StatementCancelled, StatementFailed, Unreachable
-from worker.job import MAX_SKEW, Rejected, Rules
+from worker.intake import Intake, PutBack
+from worker.job import Rejected, Rules, genuine
 from worker.jobs import Job, Jobs
 from worker.keys import ServerKey
 from worker.outcome import surprise, wire_error
-from worker.run import FORGOTTEN, QUIET_SECS, PutBack
 from worker.surprise import log_surprise
 
 log = logging.getLogger("dbward.agent")
@@ -55,8 +54,9 @@ def question(
 ) -> Question | Rejected:
     """Check the token against everything that came with it. `asked_for` is the id in the queue message."""
     target = Target(claimed.database, claimed.environment)
-    try:
-        expected = Binding(
+
+    def expected() -> Binding:
+        return Binding(
             claim_id=claimed.claim_id,
             request_id=asked_for,
             execution_id=asked_for,
@@ -69,13 +69,10 @@ def question(
             max_rows=0,
             max_bytes=0,
         )
-        verify(key, claimed.token, expected=expected, now=now, max_skew=MAX_SKEW, purpose=Purpose.EXPLAIN)
-    except TokenRefused as e:
-        return Rejected(e.code, e.message, e.hint)
-    except DbwardError as e:
-        return Rejected("token.mismatch", e.message, e.hint)
-    if target not in rules.targets:
-        return Rejected("agent.unknown_database", f"this agent has no connection to {target}")
+
+    token = genuine(key, claimed.token, expected, target, rules, now=now, purpose=Purpose.EXPLAIN)
+    if isinstance(token, Rejected):
+        return token
     timeout = timedelta(milliseconds=claimed.timeout_ms)
     return Question(
         claim_id=claimed.claim_id,
@@ -108,40 +105,32 @@ class Explainer:
     ) -> None:
         self._api = api
         self._databases = databases
-        self._key = key
+        self._intake = Intake(
+            key,
+            jobs=jobs,
+            session=session,
+            closing=closing,
+            quiet=quiet,
+            on_unauthorized=on_unauthorized,
+            on_forgotten=on_forgotten,
+        )
         self._rules = rules
-        self._jobs = jobs
-        self._session = session
-        self._closing = closing
-        self._quiet = quiet
         self._on_unauthorized = on_unauthorized
-        self._on_forgotten = on_forgotten
 
     def explain(self, explain_id: str, tag: str) -> None:
         """Take one message to its end. Raises `PutBack` when it is to be delivered again."""
-        if self._closing.is_set():
-            # Given back while this agent still fetches, it would come straight back and use up its deliveries.
-            self._quiet.wait(QUIET_SECS)
-            raise PutBack("this agent is stopping")
         job = Job(explain_id, explain_id)
-        self._jobs.add(job)
-        try:
-            with bound(explain_id=explain_id):
-                self._explain(job, tag)
-        except PutBack:
-            raise
-        except Exception as e:  # noqa: BLE001 - Celery would log its text, and acknowledge the message
-            log_surprise("explaining failed in the agent", e)
-            raise PutBack("the agent failed") from None
-        finally:
-            self._jobs.remove(job)
+        work = partial(self._explain, job, tag)
+        self._intake.take(job, work, failure="explaining failed in the agent", explain_id=explain_id)
 
     def _explain(self, job: Job, tag: str) -> None:
-        claimed = self._claim(job, tag)
+        claimed = self._intake.claim(job, tag, self._api.claim_explain, what="explain")
         if claimed is None:
             return
         until = time.monotonic() + (claimed.expires_at - claimed.server_time).total_seconds()
-        asked = self._verify(job, claimed)
+        asked = self._intake.checked(
+            lambda key, now: question(claimed, key, self._rules(), asked_for=job.execution_id, now=now)
+        )
         if isinstance(asked, Rejected):
             log.error("explain refused: %s (%s)", asked.message, asked.code)
             error = _failed(StatementError(asked.code, asked.message, hint=asked.hint))
@@ -151,38 +140,6 @@ class Explainer:
         if job.halt.is_set():
             raise PutBack("the agent is stopping")
         self._report(job, asked.claim_id, answers, until)
-
-    def _claim(self, job: Job, tag: str) -> ExplainClaimed | None:
-        request = ClaimRequest(session=self._session, tag=tag)
-
-        def claim() -> ExplainClaimed:
-            try:
-                return self._api.claim_explain(job.execution_id, request)
-            except Unavailable as e:
-                if e.code == FORGOTTEN:
-                    self._on_forgotten()
-                raise
-
-        try:
-            return patiently(claim, stop=job.halt, what="claim")
-        except (Conflict, Missing) as e:
-            log.info("explain dropped: %s", e.message)
-            return None
-        except (Unavailable, RateLimited) as e:
-            raise PutBack("the server was away while the agent stopped") from e
-        except Unauthorized as e:
-            self._on_unauthorized()
-            raise PutBack("the token is not accepted any more") from e
-        except DbwardError as e:
-            log.warning("the claim is refused: %s", e.message)
-            raise PutBack(e.message) from e
-
-    def _verify(self, job: Job, claimed: ExplainClaimed) -> Question | Rejected:
-        check = partial(question, claimed, asked_for=job.execution_id, now=datetime.now(UTC))
-        checked = check(self._key.current, self._rules())
-        if isinstance(checked, Rejected) and checked.key_may_be_old and self._key.refetch():
-            checked = check(self._key.current, self._rules())
-        return checked
 
     def _answers(self, job: Job, asked: Question, until: float) -> Iterator[Explained]:
         """One for each statement; once the database is gone, or time is up, for the rest at once."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
@@ -10,7 +10,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
 from dbward.client.wire import Claimed
 from dbward.domain.model import Limits, Operation, Target
-from dbward.domain.tokens import Binding, TokenRefused, statements_sha256, verify
+from dbward.domain.tokens import Binding, ExecutionToken, Purpose, TokenRefused, statements_sha256, verify
 from dbward.errors import DbwardError, Misconfigured
 
 MAX_SKEW = timedelta(seconds=60)
@@ -71,8 +71,9 @@ def plan(claimed: Claimed, key: Ed25519PublicKey, rules: Rules, *, asked_for: st
     `asked_for` is the execution id of the queue message. Nothing of the database is touched before this said yes.
     """
     target = Target(claimed.database, claimed.environment)
-    try:
-        expected = Binding(
+
+    def expected() -> Binding:
+        return Binding(
             claim_id=claimed.claim_id,
             request_id=claimed.request_id,
             execution_id=asked_for,
@@ -85,13 +86,10 @@ def plan(claimed: Claimed, key: Ed25519PublicKey, rules: Rules, *, asked_for: st
             max_rows=claimed.limits.max_rows,
             max_bytes=claimed.limits.max_bytes,
         )
-        token = verify(key, claimed.token, expected=expected, now=now, max_skew=MAX_SKEW)
-    except TokenRefused as e:
-        return Rejected(e.code, e.message, e.hint)
-    except DbwardError as e:
-        return Rejected("token.mismatch", e.message, e.hint)
-    if target not in rules.targets:
-        return Rejected("agent.unknown_database", f"this agent has no connection to {target}")
+
+    token = genuine(key, claimed.token, expected, target, rules, now=now, purpose=Purpose.RUN)
+    if isinstance(token, Rejected):
+        return token
     if claimed.operation not in rules.operations or claimed.operation not in RUNNABLE:
         return Rejected(
             "agent.operation_not_allowed",
@@ -117,6 +115,28 @@ def plan(claimed: Claimed, key: Ed25519PublicKey, rules: Rules, *, asked_for: st
         lease_secs=claimed.lease_secs,
         expires_at=token.expires_at,
     )
+
+
+def genuine(
+    key: Ed25519PublicKey,
+    token: str,
+    expected: Callable[[], Binding],
+    target: Target,
+    rules: Rules,
+    *,
+    now: datetime,
+    purpose: Purpose,
+) -> ExecutionToken | Rejected:
+    """The token, if it is the server's word for exactly what is `expected`, on a target of this agent's."""
+    try:
+        found = verify(key, token, expected=expected(), now=now, max_skew=MAX_SKEW, purpose=purpose)
+    except TokenRefused as e:
+        return Rejected(e.code, e.message, e.hint)
+    except DbwardError as e:
+        return Rejected("token.mismatch", e.message, e.hint)
+    if target not in rules.targets:
+        return Rejected("agent.unknown_database", f"this agent has no connection to {target}")
+    return found
 
 
 def parse_key(text: str) -> Ed25519PublicKey:

@@ -20,10 +20,9 @@ from threading import Event, Lock
 from typing import Final, TypeVar
 
 from dbward.client.agent_api import AgentApi, patiently
-from dbward.client.wire import Claimed, ClaimRequest, ReleaseRequest, StartRequest
+from dbward.client.wire import Claimed, ReleaseRequest, StartRequest
 from dbward.domain.model import StatementError, Target
 from dbward.errors import Conflict, DbwardError, Missing, RateLimited, Unauthorized, Unavailable
-from dbward.logs import bound
 from worker import outcome
 from worker.databases import Databases
 from worker.drivers.base import Outcome, Session
@@ -35,6 +34,7 @@ from worker.drivers.errors import (
     StatementFailed,
     Unreachable,
 )
+from worker.intake import Intake, PutBack
 from worker.job import Plan, Rejected, Rules, plan
 from worker.jobs import Job, Jobs
 from worker.keys import ServerKey
@@ -53,15 +53,6 @@ RELEASE_DELAY_SECS: Final = 5
 
 REPORT_PATIENCE_SECS: Final = 3600.0
 """How long a known outcome is kept for a server that is away: it is accepted late, so keeping it is worth much."""
-
-QUIET_SECS: Final = 5.0
-
-FORGOTTEN: Final = "agent.unknown"
-"""The server's word for a session of which it has no report (any more)."""
-
-
-class PutBack(Exception):
-    """Nothing was claimed: the message goes back to its queue."""
 
 
 class Runner:
@@ -91,15 +82,18 @@ class Runner:
     ) -> None:
         self._api = api
         self._databases = databases
-        self._key = key
+        self._intake = Intake(
+            key,
+            jobs=jobs,
+            session=session,
+            closing=closing,
+            quiet=quiet,
+            on_unauthorized=on_unauthorized,
+            on_forgotten=on_forgotten,
+        )
         self._rules = rules
-        self._jobs = jobs
-        self._session = session
-        self._closing = closing
-        self._quiet = quiet
         self._abandon = abandon
         self._on_unauthorized = on_unauthorized
-        self._on_forgotten = on_forgotten
         self._on_changed = on_changed
         self._spent: dict[str, datetime] = {}
         self._spent_lock = Lock()
@@ -115,26 +109,13 @@ class Runner:
 
     def execute(self, request_id: str, execution_id: str, tag: str) -> None:
         """Take one message to its end. Returning means it is done with; `PutBack` that it is to be delivered again."""
-        if self._closing.is_set():
-            # Given back while this agent still fetches, it would come straight back and use up its deliveries.
-            self._quiet.wait(QUIET_SECS)
-            raise PutBack("this agent is stopping")
         job = Job(execution_id, request_id)
-        self._jobs.add(job)
-        try:
-            with bound(request_id=request_id, execution_id=execution_id):
-                self._execute(job, tag)
-        except PutBack:
-            raise
-        except Exception as e:  # noqa: BLE001 - Celery would log its text, and acknowledge the message
-            # If the token was spent, the server refuses the next claim; if not, its delivery cap ends this.
-            log_surprise("the execution failed in the agent", e)
-            raise PutBack("the agent failed") from None
-        finally:
-            self._jobs.remove(job)
+        work = partial(self._execute, job, tag)
+        failure = "the execution failed in the agent"
+        self._intake.take(job, work, failure=failure, request_id=request_id, execution_id=execution_id)
 
     def _execute(self, job: Job, tag: str) -> None:
-        claimed = self._claim(job, tag)
+        claimed = self._intake.claim(job, tag, self._api.claim, what="execution")
         if claimed is None:
             return
         checked = self._verify(job, claimed)
@@ -164,39 +145,11 @@ class Runner:
                     self._on_changed(checked.target)
                 self._complete(job, checked.claim_id, tag, ended)
 
-    def _claim(self, job: Job, tag: str) -> Claimed | None:
-        """The job, or None when the server does not want it run any more. Raises `PutBack`."""
-        request = ClaimRequest(session=self._session, tag=tag)
-
-        def claim() -> Claimed:
-            try:
-                return self._api.claim(job.execution_id, request)
-            except Unavailable as e:
-                if e.code == FORGOTTEN:
-                    self._on_forgotten()
-                raise
-
-        try:
-            return self._patiently(claim, "claim", stop=job.halt)
-        except (Conflict, Missing) as e:
-            # Cancelled, finished, or delivered to somebody else meanwhile: the message is out of date.
-            log.info("execution dropped: %s", e.message)
-            return None
-        except (Unavailable, RateLimited) as e:
-            raise PutBack("the server was away while the agent stopped") from e
-        except Unauthorized as e:
-            self._on_unauthorized()
-            raise PutBack("the token is not accepted any more") from e
-        except DbwardError as e:
-            # Not for this agent (403), or not understood: the server's delivery cap ends it if nobody can.
-            log.warning("the claim is refused: %s", e.message)
-            raise PutBack(e.message) from e
-
     def _verify(self, job: Job, claimed: Claimed) -> Plan | Rejected:
         """The plan, if its token holds; a claim is accepted once in the life of this process."""
-        checked = plan(claimed, self._key.current, self._rules, asked_for=job.execution_id, now=_now())
-        if isinstance(checked, Rejected) and checked.key_may_be_old and self._key.refetch():
-            checked = plan(claimed, self._key.current, self._rules, asked_for=job.execution_id, now=_now())
+        checked = self._intake.checked(
+            lambda key, now: plan(claimed, key, self._rules, asked_for=job.execution_id, now=now)
+        )
         if isinstance(checked, Rejected):
             return checked
         with self._spent_lock:

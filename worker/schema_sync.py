@@ -24,6 +24,7 @@ from worker.databases import Databases
 from worker.drivers.base import Driver
 from worker.drivers.errors import CredentialsRefused, Unreachable
 from worker.drivers.reflect import first_line
+from worker.intake import noticing
 from worker.job import Plan
 from worker.schema import Piece, collect
 from worker.surprise import log_surprise
@@ -222,15 +223,9 @@ class SchemaSync:
             raise Unread(f"reading it failed ({type(e).__name__})") from None
 
     def _ask(self, call: Callable[[], T]) -> T:
-        def once() -> T:
-            try:
-                return call()
-            except Unavailable as e:
-                if e.code == "agent.unknown":
-                    self._on_forgotten()
-                raise
-
-        return patiently(once, stop=self._closed, what="schema", limit_secs=SERVER_SECS)
+        return patiently(
+            lambda: noticing(call, self._on_forgotten), stop=self._closed, what="schema", limit_secs=SERVER_SECS
+        )
 
 
 def _line(text: str) -> str:

@@ -23,11 +23,11 @@ from dbward.domain.model import Operation, Target
 from worker.databases import Databases
 from worker.drivers import open_driver
 from worker.explain import Explainer, Question, question
+from worker.intake import PutBack
 from worker.job import Rejected, Rules
 from worker.jobs import Jobs
 from worker.keys import ServerKey
 from worker.lease import Stop
-from worker.run import PutBack
 
 NODE = "agent@host"
 TARGET = Target("app", "test")

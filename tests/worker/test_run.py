@@ -22,11 +22,12 @@ from dbward.domain.model import Operation, Target
 from tests.worker.tiny_server import LOSE_ANSWER, NODE, TinyServer
 from worker.databases import Databases
 from worker.drivers import open_driver
+from worker.intake import PutBack
 from worker.job import Rules
 from worker.jobs import Jobs
 from worker.keys import ServerKey
 from worker.lease import Stop
-from worker.run import PutBack, Runner
+from worker.run import Runner
 
 TARGET = Target("app", "test")
 DML = Operation.EXECUTE_DML
