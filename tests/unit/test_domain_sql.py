@@ -232,6 +232,8 @@ def test_a_megabyte_is_read(size: int) -> None:
         (MY, "SELECT STRAIGHT_JOIN SQL_NO_CACHE DISTINCT a FROM t", "select"),
         (MY, "SELECT HIGH_PRIORITY w(1)", "dml"),
         (MY, "SELECT ignore(1)", "dml"),
+        (MY, "INSERT INTO t (a) VALUES (1) ON DUPLICATE KEY UPDATE quick = 1", "dml"),
+        (MY, "WITH x AS (SELECT SQL_NO_CACHE 1 AS a) UPDATE IGNORE t SET a = 1 WHERE b IN (SELECT a FROM x)", "dml"),
         (SL, "UPDATE OR IGNORE t SET a = 1 WHERE b = 1", "dml"),
         (SL, "UPDATE OR 1 SET a = 1", "sql.unparsable"),
     ],

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from dbward.domain.model import Dialect
 from dbward.domain.sql.lex import Kind, Token, tokenize
@@ -35,14 +35,9 @@ class Piece:
         return self.tokens[index].text if index < len(self.tokens) else ""
 
     def after(self, index: int) -> Piece:
-        """What begins at the token at `index`."""
-        cut_off = self.offsets[index]
-        return Piece(
-            text=self.text[cut_off:],
-            start=self.tokens[index].start,
-            tokens=self.tokens[index:],
-            offsets=tuple(offset - cut_off for offset in self.offsets[index:]),
-        )
+        """What begins at the token at `index`, in its place: blanks stand for what is before."""
+        at = self.offsets[index]
+        return replace(self, text=" " * at + self.text[at:], tokens=self.tokens[index:], offsets=self.offsets[index:])
 
 
 def cut(text: str, dialect: Dialect) -> list[Piece]:

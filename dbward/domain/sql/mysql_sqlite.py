@@ -6,7 +6,7 @@ comments. `postgresql` does the same with the server's own grammar, which these 
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from itertools import pairwise
@@ -39,7 +39,10 @@ _MANNERS = words(
     SQL_BUFFER_RESULT
     """
 )
+_DUPLICATES = words("DISTINCT ALL")
 _CONFLICTS = words("ABORT FAIL IGNORE REPLACE ROLLBACK")
+_VERBS = words("SELECT INSERT UPDATE DELETE REPLACE")
+_NO_VERB_BEHIND = words(". KEY FOR ON")
 _MAINTENANCE = words("ANALYZE VACUUM REINDEX OPTIMIZE CHECK CHECKSUM REPAIR")
 _EXPLAINS = words("EXPLAIN DESCRIBE DESC")
 _KNOWN = _QUERIES | _WRITES | _MAINTENANCE | _EXPLAINS | _DDL | words("SHOW SET PRAGMA")
@@ -121,7 +124,7 @@ def _judge(piece: Piece, dialect: Dialect, vouched: Collection[str]) -> _Judged:
 
 def _query(piece: Piece, dialect: Dialect, vouched: Collection[str]) -> _Judged:
     """SELECT and the like, and the statements that write rows."""
-    tree = parse_statement(_without_manner(piece, dialect), dialect)
+    tree = _tree(piece, dialect)
     if piece.first in _WRITES:
         return _Judged(Kind.DML, piece.first, (f"statement:{piece.first.lower()}",), tree)
     verb = type(tree).__name__.upper()
@@ -131,25 +134,48 @@ def _query(piece: Piece, dialect: Dialect, vouched: Collection[str]) -> _Judged:
     return _Judged(Kind.SELECT if reason is None else Kind.DML, "SELECT", (reason,) if reason else (), tree)
 
 
-def _without_manner(piece: Piece, dialect: Dialect) -> str:
-    """The text with blanks for the words behind the first that say how it is done, not what: a parser knows only some.
+def _tree(piece: Piece, dialect: Dialect) -> Any:
+    try:
+        return parse_statement(_readable(piece, dialect), dialect)
+    except Invalid:
+        if piece.first != "REPLACE":
+            raise
+        return parse_statement(piece.text, dialect)  # as mere text, into which nobody can see: the review blocks it
 
-    Blanks, so that everything else stays where it is.
+
+def _readable(piece: Piece, dialect: Dialect) -> str:
+    """The text as the parser knows it, with everything in its place.
+
+    REPLACE is an INSERT that deletes what is in its way. Words behind a verb that say how it is done, not what, are
+    left out: the parser knows only some, and takes others for a table's name.
     """
-    text = piece.text
-    at = 1
-    if dialect is Dialect.SQLITE and piece.first in ("UPDATE", "INSERT") and piece.word(1) == "OR":
-        blanked = [1, 2] if piece.word(2) in _CONFLICTS else []
-    else:
-        blanked = []
-        while dialect is Dialect.MYSQL and piece.word(at) in _MANNERS | {"DISTINCT", "ALL"}:
-            blanked += [at] if piece.word(at) in _MANNERS else []
-            at += 1
-    for index in blanked:
-        start = piece.offsets[index]
-        size = len(piece.tokens[index].text)
-        text = text[:start] + " " * size + text[start + size :]
-    return text
+    instead = {0: "INSERT"} if piece.first == "REPLACE" else {}
+    before = ""
+    for at, token in enumerate(piece.tokens):
+        is_verb = token.kind is Lexed.WORD and token.text in _VERBS and before not in _NO_VERB_BEHIND
+        before = token.text
+        if is_verb:
+            instead |= dict.fromkeys(_manner(piece, at, dialect), "")
+    parts: list[str] = []
+    end = 0
+    for at, word in sorted(instead.items()):
+        start, size = piece.offsets[at], len(piece.tokens[at].text)
+        parts += (piece.text[end:start], word.ljust(size))
+        end = start + size
+    return "".join((*parts, piece.text[end:]))
+
+
+def _manner(piece: Piece, verb: int, dialect: Dialect) -> Iterator[int]:
+    """The tokens behind the one at `verb` that say how it is done."""
+    at = verb + 1
+    if dialect is Dialect.SQLITE:
+        if piece.word(at) == "OR" and piece.word(at + 1) in _CONFLICTS:
+            yield from (at, at + 1)
+        return
+    while piece.word(at) in _MANNERS | _DUPLICATES:
+        if piece.word(at) in _MANNERS:
+            yield at
+        at += 1
 
 
 def _refuse_tokens(piece: Piece) -> None:
@@ -227,7 +253,7 @@ def _explain(piece: Piece, dialect: Dialect, vouched: Collection[str]) -> _Judge
     judged = _query(piece.after(at), dialect, vouched)
     if judged.kind is Kind.SELECT or analyzed:
         return replace(judged, verb="EXPLAIN")
-    return _Judged(Kind.DML, "EXPLAIN", ("statement:explain", *judged.reasons))
+    return _Judged(Kind.DML, "EXPLAIN", ("statement:explain", *judged.reasons), judged.tree)
 
 
 def _set(piece: Piece, dialect: Dialect) -> _Judged:
