@@ -86,7 +86,7 @@ def _without_comments(text: str, tokens: Sequence[Token], dialect: Dialect) -> P
         gap = ""
     kept = tuple(token for token in tokens if not _is_comment(token))
     bare = "".join(parts)
-    again = tokenize(bare, dialect)
+    again = kept if bare == text else tokenize(bare, dialect)
     if [(token.kind, token.text) for token in again] != [(token.kind, token.text) for token in kept]:
         raise Invalid(
             "the SQL reads differently without its comments", code="sql.unparsable", hint="take the comments out"

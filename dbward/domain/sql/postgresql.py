@@ -51,13 +51,17 @@ def classify_postgresql(text: str, *, vouched: Collection[str] = ()) -> tuple[St
             raise _rejected(f"{_words_of(statement.type)} is not among the statements that may be asked for here")
     if len(parsed) != len(pieces):
         raise Invalid("the SQL is not understood the same way twice", code="sql.unparsable")
-    return tuple(_statement(piece, found, vouched) for piece, found in zip(pieces, parsed, strict=True))
+    return tuple(
+        _statement(piece, found, parsed if piece.text == text else parse_postgresql(piece.text), vouched)
+        for piece, found in zip(pieces, parsed, strict=True)
+    )
 
 
-def _statement(piece: Piece, found: PgStatement, vouched: Collection[str]) -> Statement:
+def _statement(piece: Piece, found: PgStatement, again: Sequence[PgStatement], vouched: Collection[str]) -> Statement:
+    """`found` as it was read in the whole text, `again` what the piece alone says."""
     known = STATEMENTS[found.type]
-    again = parse_postgresql(piece.text)
-    if piece.first not in known.starts or len(again) != 1 or _shape(again[0].node) != _shape(found.node):
+    same = len(again) == 1 and (again[0] is found or _shape(again[0].node) == _shape(found.node))
+    if piece.first not in known.starts or not same:
         raise Invalid("the SQL reads differently without its comments", code="sql.unparsable")
     node = again[0].node
     kind, reasons = _judge(found.type, node[found.type], known, vouched)
