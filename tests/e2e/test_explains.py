@@ -11,7 +11,7 @@ import pytest
 
 from tests.e2e.people import CONFIG, People
 from tests.support.processes import Farm, Server
-from tests.worker.targets import TargetDb, mysql, postgresql, sqlite
+from tests.worker.targets import TargetDb, empty, postgresql
 
 pytestmark = pytest.mark.e2e
 
@@ -30,13 +30,7 @@ def people(server: Server) -> People:
 
 def prepare(engine: str, request: pytest.FixtureRequest, path: Path) -> TargetDb:
     """A database with a table of three rows."""
-    match engine:
-        case "sqlite":
-            db = sqlite(path)
-        case "postgresql":
-            db = postgresql(request.getfixturevalue("postgres_url"))
-        case _:
-            db = mysql(request.getfixturevalue("mariadb_url"))
+    db = empty(engine, request, path)
     db.direct(TABLE, "INSERT INTO orders VALUES (1, 'open'), (2, 'open'), (3, 'shut')")
     return db
 

@@ -9,11 +9,13 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import timedelta
+from pathlib import Path
 from typing import Any
 from urllib.parse import unquote, urlsplit
 
 import psycopg
 import pymysql
+import pytest
 
 from dbward.client.wire import ResultColumn
 from dbward.domain.model import Dialect, Limits
@@ -230,3 +232,16 @@ def proxied(url: str) -> Iterator[tuple[Proxy, str]]:
         yield proxy, parts._replace(netloc=f"{account}@127.0.0.1:{proxy.port}").geturl()
     finally:
         proxy.close()
+
+
+def empty(engine: str, request: pytest.FixtureRequest, path: Path) -> TargetDb:
+    """An empty database on `engine`: postgresql, mysql, which mariadb means too, or sqlite in a file at `path`."""
+    match engine:
+        case "postgresql":
+            return postgresql(request.getfixturevalue("postgres_url"))
+        case "mysql" | "mariadb":
+            return mysql(request.getfixturevalue("mariadb_url"))
+        case "sqlite":
+            return sqlite(path)
+        case _:
+            raise ValueError(engine)

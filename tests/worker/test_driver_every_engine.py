@@ -12,7 +12,7 @@ import pytest
 
 from dbward.client.wire import ResultColumn
 from dbward.domain.model import Dialect
-from tests.worker.targets import LIMITS, Collected, TargetDb, limits, mysql, postgresql, run, sqlite, value
+from tests.worker.targets import LIMITS, Collected, TargetDb, empty, limits, run, value
 from worker.drivers import open_driver
 from worker.drivers.base import Batch
 from worker.drivers.errors import (
@@ -27,13 +27,7 @@ from worker.drivers.errors import (
 
 @pytest.fixture(params=["postgresql", "mysql", "sqlite"])
 def db(request: pytest.FixtureRequest, tmp_path: Path) -> TargetDb:
-    match request.param:
-        case "postgresql":
-            made = postgresql(request.getfixturevalue("postgres_url"))
-        case "mysql":
-            made = mysql(request.getfixturevalue("mariadb_url"))
-        case _:
-            made = sqlite(tmp_path / "target.db")
+    made = empty(request.param, request, tmp_path / "target.db")
     made.direct(
         "CREATE TABLE t (id integer PRIMARY KEY, name varchar(40))", "INSERT INTO t VALUES (1, 'one'), (2, 'two')"
     )

@@ -12,7 +12,7 @@ import pytest
 
 from dbward.domain.model import Dialect
 from dbward.domain.plans import Plan, render
-from tests.worker.targets import TargetDb, mysql, mysql_connection, postgresql, sqlite
+from tests.worker.targets import TargetDb, empty, mysql, mysql_connection, postgresql, sqlite
 from worker.drivers import open_driver
 from worker.drivers.errors import StatementFailed, StatementTimeout
 
@@ -25,13 +25,7 @@ TABLES = (
 
 @pytest.fixture(params=["postgresql", "mysql", "sqlite"])
 def db(request: pytest.FixtureRequest, tmp_path: Path) -> TargetDb:
-    match request.param:
-        case "postgresql":
-            made = postgresql(request.getfixturevalue("postgres_url"))
-        case "mysql":
-            made = mysql(request.getfixturevalue("mariadb_url"))
-        case _:
-            made = sqlite(tmp_path / "target.db")
+    made = empty(request.param, request, tmp_path / "target.db")
     made.direct(
         *TABLES,
         f"INSERT INTO customers SELECT n, 'c' FROM ({made.numbers.format(n=50)}) AS numbers",

@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.worker.targets import TargetDb, limits, mysql, postgresql, run, sqlite
+from dbward.domain.model import Dialect
+from tests.worker.targets import TargetDb, empty, limits, run
 from worker.drivers.errors import ResultTooLarge
 
 ROWS = 1_000_000
@@ -46,13 +47,9 @@ print(rows, (getrusage(RUSAGE_SELF).ru_maxrss - before) * 1024)
 
 @pytest.fixture(params=["postgresql", "mysql", "sqlite"])
 def db(request: pytest.FixtureRequest, tmp_path: Path) -> TargetDb:
-    match request.param:
-        case "postgresql":
-            return postgresql(request.getfixturevalue("postgres_url"))
-        case "mysql":
-            return mysql(request.getfixturevalue("mariadb_url"))
-    made = sqlite(tmp_path / "target.db")
-    made.direct("CREATE TABLE t (a)")
+    made = empty(request.param, request, tmp_path / "target.db")
+    if made.dialect is Dialect.SQLITE:
+        made.direct("CREATE TABLE t (a)")
     return made
 
 
