@@ -226,6 +226,8 @@ def _fix_hints(made: Judgement) -> Iterator[str]:
 def _next_actions(status: str, made: Judgement, *, can_submit: bool) -> list[str]:
     if status == "requestable":
         return []
+    if status == "warning" and isinstance(made.decision, AutoApproved):
+        return ["look at the warnings before you submit it: it would run at once"]
     if status == "warning":
         return ["submit it with a reason that says why it is needed; it may need an approval"]
     if not can_submit:

@@ -104,6 +104,16 @@ def test_what_is_blocked_says_by_what_and_how_to_mend_it(world: World) -> None:
 
 
 @pytest.mark.parametrize(
+    ("environment", "advice"),
+    [("auto", "look at the warnings before you submit it"), ("steps", "submit it with a reason")],
+)
+def test_a_warning_says_what_to_do_about_it(world: World, environment: str, advice: str) -> None:
+    seen = ask(world, environment=environment, sql="SELECT * FROM a, b")
+    assert (seen["status"], seen["policy"]["would_auto_approve"]) == ("warning", environment == "auto")
+    assert [action[: len(advice)] for action in seen["next_actions"]] == [advice]
+
+
+@pytest.mark.parametrize(
     ("sql", "allowed"),
     [
         ("SELECT 1", True),
