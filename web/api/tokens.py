@@ -4,27 +4,46 @@ from __future__ import annotations
 
 from flask import Blueprint, Response
 
+from dbward.client.answers import tokens as answers
 from dbward.client.shapes import NewToken
+from dbward.domain.model import Permission
 from dbward.services import identity
 from web import guard, json
+from web.endpoint import Extent, endpoint
 
 bp = Blueprint("tokens", __name__, url_prefix="/api/tokens")
 bp.before_request(guard.require_user)
 
 
 @bp.post("")
-def create() -> Response:
-    made = identity.create_token(guard.runtime(), guard.principal(), json.body(NewToken))
-    response = json.reply(made, 201)
+@endpoint(
+    "Make a token for oneself, or for an agent",
+    needs=(Permission.TOKEN_CREATE, Permission.TOKEN_CREATE_AGENT),
+    body=NewToken,
+    answers={201: answers.NewToken},
+    errors=(404, 409),
+)
+def create(body: NewToken) -> Response:
+    """The token's text is in this answer and never again."""
+    response = json.reply(identity.create_token(guard.runtime(), guard.principal(), body), 201)
     response.headers["Cache-Control"] = "no-store"
     return response
 
 
 @bp.get("")
+@endpoint("List tokens", needs=Permission.TOKEN_LIST, answers={200: answers.Tokens})
 def list_() -> Response:
     return json.reply(identity.list_tokens(guard.runtime(), guard.principal()))
 
 
 @bp.delete("/<token_id>")
+@endpoint(
+    "Revoke a token",
+    needs=Permission.TOKEN_REVOKE,
+    extent=Extent.OWN,
+    answers={200: answers.Revoked},
+    errors=(404,),
+)
 def revoke(token_id: str) -> Response:
+    """Repeatable: the second call answers with the time of the first."""
     return json.reply(identity.revoke_token(guard.runtime(), guard.principal(), token_id))
