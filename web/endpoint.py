@@ -30,6 +30,7 @@ class Extent(StrEnum):
     SHARED = "own, shared with or decided by oneself, or `:any`"
     APPROVER = "named by the current step of the workflow"
     SELF = "about oneself, or with the permission"
+    AGENT = "its own work, within its token's scopes"
     BROKER = "what the broker's own table lets this kind of token do"
 
 
@@ -49,7 +50,8 @@ class Endpoint:
     """`needs`: one of them must be held by the caller; none for whoever the guard lets in.
 
     `answers`: what each successful status carries, None for nothing. `errors`: the statuses this route adds to those
-    that every route of its audience may answer with.
+    that every route of its audience may answer with. `begins`: it takes on something new, which a server that is about to
+    stop does not.
     """
 
     summary: str
@@ -62,6 +64,7 @@ class Endpoint:
     body_media: str = "application/json"
     body_limit: int | None = None
     errors: tuple[int, ...] = ()
+    begins: bool = False
 
 
 View = Callable[..., Response]
@@ -85,6 +88,8 @@ def endpoint(
         def call(**path: Any) -> Response:
             if declared.needs and declared.extent is not Extent.SELF:
                 access.require(guard.runtime(), guard.principal(), declared.needs, action=_change())
+            if declared.begins:
+                guard.refuse_while_draining()
             if declared.query is not None:
                 path["query"] = json.query(declared.query)
             if declared.body_limit is not None:

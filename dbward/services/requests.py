@@ -40,7 +40,7 @@ from dbward.services.journal import FINGERPRINT_MAX, record, record_refusal
 from dbward.services.submission import Submission
 from dbward.services.views import View, check_time
 
-_SUBMITTING = (
+SUBMITTING = (
     Permission.REQUEST_QUERY,
     Permission.REQUEST_DML,
     Permission.REQUEST_DDL,
@@ -150,7 +150,7 @@ def _blocked(rt: Runtime, tx: Tx, who: Principal, draft: _Draft, made: Judgement
 def _draft(rt: Runtime, who: Principal, body: NewRequest) -> _Draft:
     target = Target(parse_name(body.database, "database"), parse_name(body.environment, "environment"))
     operation = parse_operation(body.operation)
-    if not any(rbac.allowed(who, permission, target) for permission in _SUBMITTING):
+    if not any(rbac.allowed(who, permission, target) for permission in SUBMITTING):
         refusal = Refused(f"submitting needs a role with request.* permissions on {target}")
         raise rt.store.write(
             lambda tx: record_refusal(rt, tx, refusal, actor=who, request=None, action="create", target=target)

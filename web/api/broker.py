@@ -8,43 +8,68 @@ from typing import TypeVar
 from flask import Blueprint, Response
 from pydantic import BaseModel
 
-from dbward.broker.wire import Bind, Declare, Depths, Fetch, Hello, OneQueue, Publish, Reject, Release, Settle, Unbind
+from dbward.broker.wire import (
+    Bind,
+    Declare,
+    Declared,
+    DepthList,
+    Depths,
+    Fetch,
+    Fetched,
+    Hello,
+    Nothing,
+    OneQueue,
+    Publish,
+    Published,
+    Reject,
+    Release,
+    Settle,
+    Stale,
+    Unbind,
+    Welcome,
+)
 from dbward.domain.model import Principal
 from dbward.runtime import Runtime
 from dbward.services import broker
 from web import guard, json, live
+from web.endpoint import Extent, endpoint
 from web.peer import peer_gone
 
 bp = Blueprint("broker", __name__, url_prefix="/api/broker")
 bp.before_request(guard.require_token)
 
+ERRORS = (404, 409, 503)
+
 Ask = TypeVar("Ask", bound=BaseModel)
+Reply = TypeVar("Reply", bound=BaseModel)
 
 
-def _verb(name: str, ask: type[Ask], use_case: Callable[[Runtime, Principal, Ask], BaseModel]) -> None:
-    def view() -> Response:
-        return json.reply(use_case(guard.runtime(), guard.principal(), json.body(ask)))
+def _verb(
+    name: str, summary: str, ask: type[Ask], reply: type[Reply], use_case: Callable[[Runtime, Principal, Ask], Reply]
+) -> None:
+    @endpoint(summary, extent=Extent.BROKER, body=ask, answers={200: reply}, errors=ERRORS)
+    def view(body: Ask) -> Response:
+        return json.reply(use_case(guard.runtime(), guard.principal(), body))
 
     bp.add_url_rule(f"/{name}", name, view, methods=["POST"])
 
 
-_verb("hello", Hello, broker.hello)
-_verb("declare", Declare, broker.declare)
-_verb("bind", Bind, broker.bind)
-_verb("unbind", Unbind, broker.unbind)
-_verb("delete", OneQueue, broker.delete)
-_verb("publish", Publish, broker.publish)
-_verb("ack", Settle, broker.ack)
-_verb("extend", Settle, broker.extend)
-_verb("reject", Reject, broker.reject)
-_verb("release", Release, broker.release)
-_verb("depths", Depths, broker.depths)
+_verb("hello", "Begin, and learn the times", Hello, Welcome, broker.hello)
+_verb("declare", "Declare a queue", Declare, Declared, broker.declare)
+_verb("bind", "Bind a queue to an exchange", Bind, Nothing, broker.bind)
+_verb("unbind", "Undo a binding", Unbind, Nothing, broker.unbind)
+_verb("delete", "Delete a queue", OneQueue, Nothing, broker.delete)
+_verb("publish", "Publish a message", Publish, Published, broker.publish)
+_verb("ack", "Acknowledge messages", Settle, Stale, broker.ack)
+_verb("extend", "Renew leases", Settle, Stale, broker.extend)
+_verb("reject", "Give a message back, or up", Reject, Stale, broker.reject)
+_verb("release", "Give everything back and end the session", Release, Nothing, broker.release)
+_verb("depths", "Count the messages of queues", Depths, DepthList, broker.depths)
 
 
 @bp.post("/fetch")
-def fetch() -> Response:
+@endpoint("Wait for messages", extent=Extent.BROKER, body=Fetch, answers={200: Fetched}, errors=ERRORS, begins=True)
+def fetch(body: Fetch) -> Response:
     """The long-poll. Nothing is handed out by a server that is about to stop, nor to a client that is gone."""
-    guard.refuse_while_draining()
-    ask = json.body(Fetch)
     with live.place():
-        return json.reply(broker.fetch(guard.runtime(), guard.principal(), ask, gone=peer_gone))
+        return json.reply(broker.fetch(guard.runtime(), guard.principal(), body, gone=peer_gone))

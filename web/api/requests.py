@@ -7,10 +7,13 @@ from typing import Annotated
 from flask import Blueprint, Response
 from pydantic import Field
 
+from dbward.client.answers import requests as answers
 from dbward.client.shapes import Approve, Body, NewRequest, Reject, RequestFilter, WithReason
+from dbward.domain.model import Permission
 from dbward.domain.states import LONG_POLL_TERMINAL
 from dbward.services import dispatch, requests, review
 from web import guard, json, live
+from web.endpoint import Extent, endpoint
 
 bp = Blueprint("requests", __name__, url_prefix="/api/requests")
 bp.before_request(guard.require_user)
@@ -29,24 +32,49 @@ class Wait(Body):
 
 
 @bp.post("")
-def create() -> Response:
-    guard.refuse_while_draining()
-    made, created = requests.create(guard.runtime(), guard.principal(), json.body(NewRequest))
+@endpoint(
+    "Submit SQL",
+    needs=requests.SUBMITTING,
+    extent=Extent.SCOPED,
+    body=NewRequest,
+    answers={201: answers.Created, 200: answers.Created},
+    errors=(409,),
+    begins=True,
+)
+def create(body: NewRequest) -> Response:
+    """201 for a new request, 200 for the one that the same idempotency key made before."""
+    made, created = requests.create(guard.runtime(), guard.principal(), body)
     return json.reply(made, 201 if created else 200)
 
 
 @bp.get("")
-def list_() -> Response:
-    return json.reply(requests.list_requests(guard.runtime(), guard.principal(), json.query(RequestFilter)))
+@endpoint(
+    "List requests",
+    needs=Permission.REQUEST_VIEW,
+    extent=Extent.VISIBLE,
+    query=RequestFilter,
+    answers={200: answers.Page},
+)
+def list_(query: RequestFilter) -> Response:
+    """Newest first; those the caller may see, and `total` counts only them."""
+    return json.reply(requests.list_requests(guard.runtime(), guard.principal(), query))
 
 
 @bp.get("/<request_id>")
-def show(request_id: str) -> Response:
+@endpoint(
+    "Show a request, or wait for it to change",
+    needs=Permission.REQUEST_VIEW,
+    extent=Extent.VISIBLE,
+    query=Wait,
+    answers={200: answers.Shown},
+    errors=(404, 409, 503),
+)
+def show(request_id: str, query: Wait) -> Response:
     """The request; with `wait`, held until its status changes. What is shown last is authorised again."""
-    rt, asked = guard.runtime(), json.query(Wait)
-    seconds = min(asked.wait, WAIT_MAX_SECS)
+    rt = guard.runtime()
+    seconds = min(query.wait, WAIT_MAX_SECS)
     first = requests.show(rt, guard.principal(), request_id)
-    if seconds == 0 or first["status"] in LONG_POLL_TERMINAL or asked.seen not in (None, first["status"]):
+    if seconds == 0 or first["status"] in LONG_POLL_TERMINAL or query.seen not in (None, first["status"]):
         return json.reply(first)
 
     def changed() -> bool | None:
@@ -58,24 +86,56 @@ def show(request_id: str) -> Response:
 
 
 @bp.post("/<request_id>/approve")
-def approve(request_id: str) -> Response:
-    said = json.body(Approve)
-    return json.reply(review.approve(guard.runtime(), guard.principal(), request_id, said.comment, said.selector))
+@endpoint(
+    "Approve the current step",
+    extent=Extent.APPROVER,
+    body=Approve,
+    answers={200: answers.Approved},
+    errors=(404, 409, 410),
+)
+def approve(request_id: str, body: Approve) -> Response:
+    """Nothing runs by itself after the last approval: the requester resumes it."""
+    return json.reply(review.approve(guard.runtime(), guard.principal(), request_id, body.comment, body.selector))
 
 
 @bp.post("/<request_id>/reject")
-def reject(request_id: str) -> Response:
-    said = json.body(Reject)
-    return json.reply(review.reject(guard.runtime(), guard.principal(), request_id, said.comment))
+@endpoint(
+    "Reject a request",
+    extent=Extent.APPROVER,
+    body=Reject,
+    answers={200: answers.Moved},
+    errors=(404, 409, 410),
+)
+def reject(request_id: str, body: Reject) -> Response:
+    """One rejection ends it."""
+    return json.reply(review.reject(guard.runtime(), guard.principal(), request_id, body.comment))
 
 
 @bp.post("/<request_id>/cancel")
-def cancel(request_id: str) -> Response:
-    said = json.body(WithReason, optional=True)
-    return json.reply(requests.cancel(guard.runtime(), guard.principal(), request_id, said.reason))
+@endpoint(
+    "Cancel a request",
+    needs=Permission.REQUEST_CANCEL,
+    extent=Extent.OWN,
+    body=WithReason,
+    body_optional=True,
+    answers={200: answers.Moved},
+    errors=(404, 409),
+)
+def cancel(request_id: str, body: WithReason) -> Response:
+    """Somebody else's needs a reason. A running statement is stopped by its agent."""
+    return json.reply(requests.cancel(guard.runtime(), guard.principal(), request_id, body.reason))
 
 
 @bp.post("/<request_id>/resume")
-def resume(request_id: str) -> Response:
-    said = json.body(WithReason, optional=True)
-    return json.reply(dispatch.resume(guard.runtime(), guard.principal(), request_id, said.reason))
+@endpoint(
+    "Run an approved request",
+    needs=Permission.REQUEST_RESUME,
+    extent=Extent.OWN,
+    body=WithReason,
+    body_optional=True,
+    answers={200: answers.Resumed},
+    errors=(404, 409, 410),
+)
+def resume(request_id: str, body: WithReason) -> Response:
+    """Somebody else's needs a reason. As often as the execution policy allows."""
+    return json.reply(dispatch.resume(guard.runtime(), guard.principal(), request_id, body.reason))

@@ -7,14 +7,19 @@ from typing import Annotated, assert_never
 from flask import Blueprint, Response
 from pydantic import Field
 
+from dbward.client.answers import results as answers
 from dbward.client.shapes import Body, Limit
+from dbward.domain.model import Permission
 from dbward.services import results
 from web import guard, json, live
+from web.endpoint import Extent, Media, endpoint
 
 bp = Blueprint("results", __name__, url_prefix="/api")
 bp.before_request(guard.require_user)
 
 STREAM_WAIT_SECS = 300
+
+ENVELOPE = Media("application/json", answers.Envelope)
 
 Settled = results.Ready | results.Ended
 
@@ -34,6 +39,13 @@ class Stored(Body):
 
 
 @bp.get("/requests/<request_id>/result/stream")
+@endpoint(
+    "Wait for the result",
+    needs=Permission.RESULT_VIEW,
+    extent=Extent.SHARED,
+    answers={200: ENVELOPE, 204: None},
+    errors=(404, 409, 410, 503),
+)
 def stream(request_id: str) -> Response:
     """The result as soon as there is one; 204 when there is none after five minutes or the server stops."""
     rt = guard.runtime()
@@ -52,19 +64,44 @@ def stream(request_id: str) -> Response:
 
 
 @bp.get("/requests/<request_id>/result/content")
-def content(request_id: str) -> Response:
-    return _content(request_id, json.query(Content).execution_id)
+@endpoint(
+    "Read a stored result",
+    needs=Permission.RESULT_VIEW,
+    extent=Extent.SHARED,
+    query=Content,
+    answers={200: ENVELOPE},
+    errors=(404, 409, 410),
+)
+def content(request_id: str, query: Content) -> Response:
+    """Streamed; the rows are checked against their digest as they go."""
+    return _content(request_id, query.execution_id)
 
 
 @bp.get("/requests/<request_id>/executions")
-def executions(request_id: str) -> Response:
-    limit = json.query(Executions).limit
-    return json.reply(results.list_executions(guard.runtime(), guard.principal(), request_id, limit))
+@endpoint(
+    "List the executions of a request",
+    needs=Permission.REQUEST_VIEW,
+    extent=Extent.VISIBLE,
+    query=Executions,
+    answers={200: answers.Executions},
+    errors=(404, 409),
+)
+def executions(request_id: str, query: Executions) -> Response:
+    """Newest first."""
+    return json.reply(results.list_executions(guard.runtime(), guard.principal(), request_id, query.limit))
 
 
 @bp.get("/results")
-def list_() -> Response:
-    return json.reply(results.list_results(guard.runtime(), guard.principal(), json.query(Stored).limit))
+@endpoint(
+    "List stored results",
+    needs=Permission.RESULT_VIEW,
+    extent=Extent.SHARED,
+    query=Stored,
+    answers={200: answers.StoredPage},
+)
+def list_(query: Stored) -> Response:
+    """Newest first; those the caller may open."""
+    return json.reply(results.list_results(guard.runtime(), guard.principal(), query.limit))
 
 
 def _settled(state: Settled) -> Response:

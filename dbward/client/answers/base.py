@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import Annotated
 
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field
 
@@ -18,10 +18,5 @@ class Answer(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
-class Error(Answer):
-    """Every answer that is not a success. Programs decide by `code`; people read `error` and `hint`."""
-
-    error: str
-    code: str
-    hint: str | None
-    detail: dict[str, Any] = {}
+class Nothing(Answer):
+    """An answer that says only that it was done."""
