@@ -6,12 +6,13 @@ from flask import Flask, Response
 
 from dbward import VERSION
 from dbward.runtime import Runtime
-from web import errors, guard, live
+from web import errors, guard, live, openapi
 from web.api import (
     agent,
     agents,
     audit,
     broker,
+    docs,
     health,
     identity,
     metrics,
@@ -38,6 +39,7 @@ BLUEPRINTS = (
     tokens.bp,
     metrics.bp,
     policies.bp,
+    docs.bp,
 )
 
 
@@ -51,6 +53,7 @@ def create_app(rt: Runtime) -> Flask:
     app.url_map.strict_slashes = True
     app.url_map.merge_slashes = False
     app.extensions["dbward"] = rt
+    app.jinja_env.filters["type_name"] = openapi.type_name
     live.limit_polls(app, rt.settings.http.max_polls)
     errors.register(app)
     app.before_request(guard.refuse_nul)

@@ -50,7 +50,7 @@ class Endpoint:
     """`needs`: one of them must be held by the caller; none for whoever the guard lets in.
 
     `answers`: what each successful status carries, None for nothing. `errors`: the statuses this route adds to those
-    that every route of its audience may answer with. `begins`: it takes on something new, which a server that is about to
+    that every route of its audience may answer with. `begins`: it takes on something new, as a server that is about to
     stop does not.
     """
 

@@ -18,7 +18,7 @@ from web.peer import client_address
 
 Audience = Literal["public", "agent", "any", "user"]
 
-PUBLIC_PATHS = frozenset({"/health", "/ready"})
+PUBLIC_PATHS = frozenset({"/health", "/ready", "/api/openapi.json", "/api/docs"})
 AGENT_PATHS = ("/api/agent/", "/api/public-key")
 BROKER_PATHS = ("/api/broker/",)
 FINISHING = frozenset(
@@ -31,7 +31,7 @@ FINISHING = frozenset(
 
 
 def public() -> None:
-    """Open to everybody: health checks."""
+    """Open to everybody: health checks, and what the API is."""
 
 
 def require_token() -> None:

@@ -1,0 +1,32 @@
+"""The description of the API: for programs as OpenAPI, for people as a page. Public: it says what every copy does."""
+
+from __future__ import annotations
+
+from flask import Blueprint, Response, current_app, render_template
+
+from web import guard, json, openapi
+from web.endpoint import Media, endpoint
+
+bp = Blueprint("docs", __name__, url_prefix="/api", template_folder="templates")
+bp.before_request(guard.public)
+
+PAGE_POLICY = (
+    "default-src 'none'; style-src 'unsafe-inline'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+)
+
+
+@bp.get("/openapi.json")
+@endpoint("This API in OpenAPI 3.1", answers={200: Media("application/json")})
+def described() -> Response:
+    return json.reply(openapi.of(current_app))
+
+
+@bp.get("/docs")
+@endpoint("This API as a page to read", answers={200: Media("text/html")})
+def page() -> Response:
+    """Made here, with nothing from any other host and no script."""
+    found = openapi.of(current_app)
+    html = render_template("api.html.jinja", api=found, groups=openapi.grouped(found))
+    response = Response(html, mimetype="text/html")
+    response.headers["Content-Security-Policy"] = PAGE_POLICY
+    return response
