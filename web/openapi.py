@@ -150,7 +150,7 @@ def _operation(app: Flask, rule: Rule, method: str, declared: Endpoint, names: N
     view = app.view_functions[rule.endpoint]
     several = len((rule.methods or set()) - {"HEAD", "OPTIONS"}) > 1
     operation: Json = {
-        "operationId": rule.endpoint.replace(".", "_").rstrip("_") + (f"_{method.lower()}" if several else ""),
+        "operationId": operation_id(rule.endpoint, method if several else None),
         "tags": [rule.endpoint.partition(".")[0]],
         "summary": declared.summary,
         "description": "\n\n".join(filter(None, [cleandoc(view.__doc__ or ""), _who(declared, audience)])),
@@ -176,6 +176,11 @@ def _operation(app: Flask, rule: Rule, method: str, declared: Endpoint, names: N
             "content": {"application/json": {"schema": {"$ref": _REF.format(model="ErrorEnvelope")}}},
         }
     return operation
+
+
+def operation_id(endpoint: str, method: str | None = None) -> str:
+    """What generated clients call it; `method` where one view serves several."""
+    return endpoint.replace(".", "_").rstrip("_") + (f"_{method.lower()}" if method is not None else "")
 
 
 def _who(declared: Endpoint, audience: str) -> str:

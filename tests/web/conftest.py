@@ -17,6 +17,7 @@ from dbward.runtime import Runtime, open_runtime
 from dbward.services import bootstrap
 from dbward.settings.server import ServerSettings, load_server
 from tests.conftest import State
+from tests.support import answers
 from web.app import create_app
 
 POLICY = """
@@ -70,7 +71,9 @@ class Caller:
             headers.setdefault("Authorization", f"Bearer {self.token}")
         if body is not None:
             kwargs |= {"data": json.dumps(body), "content_type": "application/json"}
-        return self.app.test_client().open(path, method=method, headers=headers, **kwargs)
+        answer = self.app.test_client().open(path, method=method, headers=headers, **kwargs)
+        answers.check(self.app, answer)
+        return answer
 
     def get(self, path: str, **kwargs: Any) -> TestResponse:
         return self("GET", path, **kwargs)
