@@ -45,13 +45,8 @@ BLUEPRINTS = (
 
 def create_app(rt: Runtime) -> Flask:
     """One application per runtime."""
-    app = Flask("dbward", static_folder=None)
-    app.json = ApiJson(app)
+    app = bare_app()
     app.config["MAX_CONTENT_LENGTH"] = body_limit(rt)
-    app.config["PROVIDE_AUTOMATIC_OPTIONS"] = False
-    # A path is spelled one way; a redirect would lose the body of a POST and tell strangers what exists.
-    app.url_map.strict_slashes = True
-    app.url_map.merge_slashes = False
     app.extensions["dbward"] = rt
     app.jinja_env.filters["type_name"] = openapi.type_name
     live.limit_polls(app, rt.settings.http.max_polls)
@@ -59,6 +54,17 @@ def create_app(rt: Runtime) -> Flask:
     app.before_request(guard.refuse_nul)
     app.before_request(guard.check_unrouted)
     app.after_request(_stamp)
+    return app
+
+
+def bare_app() -> Flask:
+    """The routes without anything behind them: enough to describe them."""
+    app = Flask("dbward", static_folder=None)
+    app.json = ApiJson(app)
+    app.config["PROVIDE_AUTOMATIC_OPTIONS"] = False
+    # A path is spelled one way; a redirect would lose the body of a POST and tell strangers what exists.
+    app.url_map.strict_slashes = True
+    app.url_map.merge_slashes = False
     for bp in BLUEPRINTS:
         app.register_blueprint(bp)
     return app

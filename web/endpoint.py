@@ -87,7 +87,7 @@ def endpoint(
         @wraps(view)
         def call(**path: Any) -> Response:
             if declared.needs and declared.extent is not Extent.SELF:
-                access.require(guard.runtime(), guard.principal(), declared.needs, action=_change())
+                access.require(guard.runtime(), guard.principal(), declared.needs, action=_change(declared))
             if declared.begins:
                 guard.refuse_while_draining()
             if declared.query is not None:
@@ -110,6 +110,7 @@ def declared_by(view: Callable[..., Any]) -> Endpoint | None:
     return found if isinstance(found, Endpoint) else None
 
 
-def _change() -> str | None:
-    """What this call would change, by its endpoint's name; None for one that only looks."""
-    return None if request.method in {"GET", "HEAD"} else request.endpoint
+def _change(declared: Endpoint) -> str | None:
+    """What this call would change, by its endpoint's name; None for one that looks, or only moves messages."""
+    looks = request.method in {"GET", "HEAD"} or declared.extent is Extent.BROKER
+    return None if looks else request.endpoint

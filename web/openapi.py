@@ -252,7 +252,8 @@ def _answer(status: int, answer: Answer, names: Names) -> Json:
         return said
     media = answer if isinstance(answer, Media) else Media("application/json", answer)
     if media.model is None:
-        said["content"] = {media.media_type: {"schema": {"type": "string"}}}
+        schema: Json = {} if media.media_type == "application/json" else {"type": "string"}
+        said["content"] = {media.media_type: {"schema": schema}}
     else:
         content = {"schema": {"$ref": _REF.format(model=names[media.model])}, "example": example(media.model)}
         said["content"] = {media.media_type: content}

@@ -2,16 +2,28 @@
 
 from __future__ import annotations
 
+import re
 from datetime import datetime
 from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+
+_RFC3339 = re.compile(r"\d{4}-\d{2}-\d{2}[Tt ]\d{2}:\d{2}")
 
 PAGE_MAX = 100
 AUDIT_PAGE_MAX = 200
 OFFSET_MAX = 2**53
 """More than there ever is; a larger one is lowered, for not every database counts that far."""
 
+
+def _rfc3339(value: Any) -> Any:
+    """A time as text only: a number would be taken for seconds, and nobody who sends one means that."""
+    if isinstance(value, str) and not _RFC3339.match(value):
+        raise ValueError("must be a time such as 2026-05-01T00:00:00Z")
+    return value
+
+
+Moment = Annotated[datetime, BeforeValidator(_rfc3339)]
 Limit = Annotated[int, Field(ge=0)]
 
 
@@ -79,7 +91,7 @@ class RequestFilter(Body):
     database: str | None = None
     environment: str | None = None
     operation: str | None = None
-    since: datetime | None = None
+    since: Moment | None = None
     pending_for_me: bool = False
 
 
@@ -102,8 +114,8 @@ class AuditFilter(Body):
     environment: str | None = None
     operation: str | None = None
     request_id: str | None = None
-    since: datetime | None = None
-    until: datetime | None = None
+    since: Moment | None = None
+    until: Moment | None = None
     limit: Limit = 50
     offset: Annotated[int, Field(ge=0)] = 0
 
@@ -127,4 +139,4 @@ class NewToken(Body):
     name: str | None = Field(default=None, max_length=128)
     scope_ceiling: ScopeCeiling | None = None
     scopes: list[TokenScope] | None = None
-    expires_at: datetime | None = None
+    expires_at: Moment | None = None

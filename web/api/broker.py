@@ -28,7 +28,7 @@ from dbward.broker.wire import (
     Unbind,
     Welcome,
 )
-from dbward.domain.model import Principal
+from dbward.domain.model import Permission, Principal
 from dbward.runtime import Runtime
 from dbward.services import broker
 from web import guard, json, live
@@ -39,6 +39,7 @@ bp = Blueprint("broker", __name__, url_prefix="/api/broker")
 bp.before_request(guard.require_token)
 
 ERRORS = (404, 409, 503)
+NEEDS = (Permission.AGENT_OPERATE, Permission.METRICS_VIEW, Permission.AGENT_CONTROL)
 
 Ask = TypeVar("Ask", bound=BaseModel)
 Reply = TypeVar("Reply", bound=BaseModel)
@@ -47,7 +48,7 @@ Reply = TypeVar("Reply", bound=BaseModel)
 def _verb(
     name: str, summary: str, ask: type[Ask], reply: type[Reply], use_case: Callable[[Runtime, Principal, Ask], Reply]
 ) -> None:
-    @endpoint(summary, extent=Extent.BROKER, body=ask, answers={200: reply}, errors=ERRORS)
+    @endpoint(summary, needs=NEEDS, extent=Extent.BROKER, body=ask, answers={200: reply}, errors=ERRORS)
     def view(body: Ask) -> Response:
         return json.reply(use_case(guard.runtime(), guard.principal(), body))
 
@@ -68,7 +69,15 @@ _verb("depths", "Count the messages of queues", Depths, DepthList, broker.depths
 
 
 @bp.post("/fetch")
-@endpoint("Wait for messages", extent=Extent.BROKER, body=Fetch, answers={200: Fetched}, errors=ERRORS, begins=True)
+@endpoint(
+    "Wait for messages",
+    needs=NEEDS,
+    extent=Extent.BROKER,
+    body=Fetch,
+    answers={200: Fetched},
+    errors=ERRORS,
+    begins=True,
+)
 def fetch(body: Fetch) -> Response:
     """The long-poll. Nothing is handed out by a server that is about to stop, nor to a client that is gone."""
     with live.place():
