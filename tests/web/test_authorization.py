@@ -34,7 +34,6 @@ databases = ["other"]
 name = "other"
 environments = ["production"]
 """
-AUDIENCES = {"public": "yes", "any": "yes"}
 
 
 @pytest.fixture
