@@ -25,6 +25,7 @@ COMMANDS: Mapping[str, tuple[str, str, str]] = {
     "agents": ("agents", "agents", "Show the agents and what waits for them."),
     "databases": ("databases", "databases", "Show the databases you may work on."),
     "policy": ("policy", "policy", "Ask which policies cover a database."),
+    "migrate": ("migrate", "migrate", "Make and check migration files."),
     "whoami": ("whoami", "whoami", "Show who the server thinks you are."),
     "server": ("server", "server", "Run the server."),
     "agent": ("agent", "agent", "Run statements that the server hands out."),

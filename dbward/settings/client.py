@@ -85,6 +85,18 @@ class ClientSettings:
             return self.databases[0]
         raise Misconfigured("which database?", hint="pass --database, or set default_database in dbward.toml")
 
+    def migrations(self) -> Path:
+        """Where the migration files of that database are. With several databases each has a directory of its own.
+
+        Raises `Misconfigured` when nothing says which database.
+        """
+        if len(self.databases) <= 1 and self.wanted_database is None:
+            name = self.databases[0] if self.databases else ""
+            return self.migrations_dirs.get(name, self.migrations_dir)
+        name = self.database()
+        common = self.migrations_dir if len(self.databases) <= 1 else self.migrations_dir / name
+        return self.migrations_dirs.get(name, common)
+
     def environment(self) -> str:
         return self.wanted_environment or self.default_environment or DEFAULT_ENVIRONMENT
 

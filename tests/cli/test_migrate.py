@@ -1,0 +1,34 @@
+"""Making and checking migration files: no server is asked."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from tests.cli.conftest import Person
+
+
+def test_a_new_file_is_named_by_the_time(alice: Person, tmp_path: Path) -> None:
+    first = alice("migrate", "create", "Add orders, please!", "--format", "json").data["path"]
+    second = alice("migrate", "create", "more", "--format", "json").data["path"]
+    assert Path(first).name.endswith("_add_orders_please.sql")
+    assert Path(first).read_text() == "-- migrate:up\n\n-- migrate:down\n"
+    assert Path(first).name[:14] < Path(second).name[:14]
+    assert Path(first).name[:14].isdigit()
+
+
+def test_a_name_without_a_letter_is_refused(alice: Person) -> None:
+    ran = alice("migrate", "create", "../..", "--format", "json")
+    assert (ran.status, ran.json["error"]["code"]) == (1, "validation.failed")
+
+
+def test_lint_tells_every_mistake(alice: Person) -> None:
+    made = Path(alice("migrate", "create", "a", "--format", "json").data["path"])
+    ran = alice("migrate", "lint")
+    assert ran.status == 1
+    assert f"{made.name}:1: nothing follows `-- migrate:up`" in ran.err
+    made.write_text("-- migrate:up\nSELECT 1;\n")
+    (made.parent / "oops.sql").write_text("")
+    assert "oops.sql: is not named" in alice("migrate", "lint").err
+    (made.parent / "oops.sql").unlink()
+    fine = alice("migrate", "lint")
+    assert (fine.status, "CAN BE UNDONE" in fine.out) == (0, True)
