@@ -57,6 +57,10 @@ def main(argv: Sequence[str], env: Env) -> int:
     if list(argv) in (["--version"], ["-v"]):
         env.stdout.write(f"dbward {VERSION}\n")
         return 0
+    if list(argv[:2]) in (["server", "healthcheck"], ["agent", "healthcheck"]):
+        from dbward.cli import healthcheck
+
+        return healthcheck.run(argv, env.stdout, env.stderr)
     from dbward.cli.app import App
 
     app = App(env)
