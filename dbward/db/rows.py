@@ -122,6 +122,10 @@ class TokenRow:
 
 @dataclass(frozen=True, slots=True)
 class UserRow:
+    """A person. `source` says who may change what: the configuration, the API, or the identity provider. Deleted ones
+    stay as rows, so that an id never comes to mean somebody else.
+    """
+
     id: str
     roles: list[str]
     groups: list[str]
@@ -129,6 +133,12 @@ class UserRow:
     source: str
     created_at: datetime
     updated_at: datetime
+    display_name: str | None = None
+    email: str | None = None
+    slack_user_id: str | None = None
+    last_seen_at: datetime | None = None
+    suspended_by: str | None = None
+    deleted_at: datetime | None = None
 
 
 @dataclass(frozen=True, slots=True)

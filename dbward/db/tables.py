@@ -76,9 +76,16 @@ users = Table(
     Column("roles", JSON, nullable=False),
     Column("groups", JSON, nullable=False),
     Column("status", String(16), nullable=False),
-    Column("source", String(16), nullable=False),
+    Column("source", String(16), nullable=False),  # bootstrap | config | api | oidc
     Column("created_at", Utc, nullable=False),
     Column("updated_at", Utc, nullable=False),
+    Column("display_name", String(200)),
+    Column("email", String(320)),
+    Column("slack_user_id", String(32)),
+    Column("last_seen_at", Utc),
+    Column("suspended_by", _Name),  # `system`: not in the configuration any more; only a person undoes what one did
+    Column("deleted_at", Utc),
+    Index("uq_users_slack_user_id", "slack_user_id", unique=True),
 )
 
 tokens = Table(

@@ -103,8 +103,9 @@ def _bootstrap(rt: Runtime, *, force: bool) -> bool:
             identities.revoke(tx, row.id, now)
             record(rt, tx, Event.TOKEN_REVOKED, actor=SYSTEM, resource=("token", row.id), reason="--force-bootstrap")
         before = identities.find_user(tx.conn, "admin")
-        created = before.created_at if before is not None else now
-        _save_user(rt, tx, UserRow("admin", _ADMIN_ROLES, [], "active", "bootstrap", created, now), before)
+        _save_user(
+            rt, tx, _as_given(before, UserRow("admin", _ADMIN_ROLES, [], "active", "bootstrap", now, now)), before
+        )
         _issue(rt, tx, _token("user", "admin", admin, "bootstrap", _ADMIN_ROLES, now))
         _issue(rt, tx, _token("agent", "agent", agent, "bootstrap", None, now))
 
@@ -139,6 +140,21 @@ def _issue(rt: Runtime, tx: Tx, row: TokenRow) -> None:
         "scope_ceiling": row.ceiling or ([AGENT_ROLE] if row.subject_type == "agent" else None),
     }
     record(rt, tx, Event.TOKEN_CREATED, actor=SYSTEM, resource=("token", row.id), metadata=facts)
+
+
+def _as_given(before: UserRow | None, given: UserRow) -> UserRow:
+    """The user as given, with what is known beyond that, such as when they were last seen."""
+    if before is None:
+        return given
+    return replace(
+        before,
+        roles=given.roles,
+        groups=given.groups,
+        status=given.status,
+        source=given.source,
+        updated_at=given.updated_at,
+        deleted_at=None,
+    )
 
 
 def _save_user(rt: Runtime, tx: Tx, row: UserRow, before: UserRow | None = None) -> None:
@@ -177,9 +193,8 @@ def _sync(rt: Runtime, tx: Tx) -> None:
                 f"[[auth.users]] {user.id}: a user of this name exists and does not come from the configuration",
                 hint="use another id",
             )
-        created = before.created_at if before is not None else now
-        row = UserRow(user.id, list(user.roles), list(user.groups), "active", "config", created, now)
-        _save_user(rt, tx, row, before)
+        given = UserRow(user.id, list(user.roles), list(user.groups), "active", "config", now, now)
+        _save_user(rt, tx, _as_given(before, given), before)
         if user.token is not None:
             kept.add(_sync_token(rt, tx, user.id, user.token.reveal(), now))
     for token in identities.active_of_kind(tx.conn, "config"):
