@@ -9,7 +9,8 @@ from datetime import UTC, datetime
 from dbward import keys
 from dbward.allowance import PerMinute
 from dbward.broker.publish import Publisher
-from dbward.broker.wake import Hub
+from dbward.broker.wake import EVERYBODY, Hub
+from dbward.db import identities
 from dbward.db.engine import Store, open_store
 from dbward.errors import Misconfigured
 from dbward.keys import Keys
@@ -53,7 +54,14 @@ def open_runtime(settings: ServerSettings, *, now: Callable[[], datetime] = utc_
     signing = keys.load(settings.state_dir)
     results = LocalResults(settings.results.root_dir)
     hub = Hub()
-    store = open_store(settings.state, on_wake=hub.fire)
+    tokens = TokenCache()
+
+    def wake(channels: frozenset[str]) -> None:
+        if not channels.isdisjoint({identities.CHANGED, EVERYBODY}):
+            tokens.forget_all()  # before anybody is woken: a call that waited is authenticated again
+        hub.fire(channels)
+
+    store = open_store(settings.state, on_wake=wake)
 
     def close() -> None:
         hub.close()
@@ -66,7 +74,7 @@ def open_runtime(settings: ServerSettings, *, now: Callable[[], datetime] = utc_
         publisher=Publisher(now),
         results=results,
         keys=signing,
-        tokens=TokenCache(),
+        tokens=tokens,
         metrics=Metrics(),
         preflights=PerMinute(),
         now=now,

@@ -11,8 +11,9 @@ from dbward.domain.model import Principal
 
 CACHE_TTL = timedelta(seconds=5)
 _CACHE_MAX = 4096
-_FAILURES_PER_MINUTE = 5
-_ALL_FAILURES_PER_MINUTE = 100
+_RECORDED_PER_MINUTE = 5
+_ALL_RECORDED_PER_MINUTE = 100
+FAILURES_PER_MINUTE = 30
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,11 +24,16 @@ class _Known:
 
 
 class TokenCache:
-    """Principals by token hash. Replicas learn of a revocation within `CACHE_TTL`, the process that revokes at once."""
+    """Principals by token hash.
+
+    A revocation empties the cache of the process that commits it before the call returns, and those of other replicas
+    as soon as PostgreSQL tells them. `CACHE_TTL` is how long one that cannot be told goes on.
+    """
 
     def __init__(self) -> None:
         self._known: dict[str, _Known] = {}
-        self._failures = PerMinute(in_all=_ALL_FAILURES_PER_MINUTE)
+        self._recorded = PerMinute(in_all=_ALL_RECORDED_PER_MINUTE)
+        self._failures = PerMinute()
         self._generation = 0
         self._guard = threading.Lock()
 
@@ -64,4 +70,8 @@ class TokenCache:
 
         So a flood cannot fill the log, whatever addresses it comes from.
         """
-        return self._failures.allow(source, _FAILURES_PER_MINUTE, now)
+        return self._recorded.allow(source, _RECORDED_PER_MINUTE, now)
+
+    def tolerated(self, address: str, now: datetime) -> bool:
+        """Count a failure from this address; whether it may have that many in a minute."""
+        return self._failures.allow(address, FAILURES_PER_MINUTE, now)

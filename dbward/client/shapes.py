@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from datetime import datetime
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
@@ -140,3 +140,41 @@ class NewToken(Body):
     scope_ceiling: ScopeCeiling | None = None
     scopes: list[TokenScope] | None = None
     expires_at: Moment | None = None
+
+
+class TokenFilter(Body):
+    """Query of `GET /api/tokens`."""
+
+    subject_id: str | None = None
+    subject_type: Literal["user", "agent"] | None = None
+    status: Literal["active", "revoked"] | None = None
+
+
+UserRoles = Annotated[list[Annotated[str, Field(max_length=128)]], Field(max_length=200)]
+"""Names of roles, or of groups."""
+
+
+class NewUser(Body):
+    """`POST /api/users`. Roles and groups must exist; without any, the default role must."""
+
+    id: str = Field(min_length=1, max_length=128, pattern=r"^[A-Za-z0-9_@.-]+$")
+    roles: UserRoles = []
+    groups: UserRoles = []
+    display_name: str | None = Field(default=None, min_length=1, max_length=200)
+    email: str | None = Field(default=None, min_length=3, max_length=320)
+
+
+class UserChange(Body):
+    """`PATCH /api/users/{id}`: what is left out stays. `roles` and `groups` replace, and do not go with `add_` and
+    `rm_`. An empty text or null takes the Slack id, the name or the address away.
+    """
+
+    roles: UserRoles | None = None
+    add_roles: UserRoles | None = None
+    rm_roles: UserRoles | None = None
+    groups: UserRoles | None = None
+    add_groups: UserRoles | None = None
+    rm_groups: UserRoles | None = None
+    slack_user_id: str | None = Field(default=None, max_length=32, pattern=r"^([UW][A-Z0-9]+)?$")
+    display_name: str | None = Field(default=None, max_length=200)
+    email: str | None = Field(default=None, max_length=320)

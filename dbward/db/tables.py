@@ -97,7 +97,7 @@ tokens = Table(
     Column("prefix", String(8), nullable=False, index=True),
     Column("hash", String(64), nullable=False, unique=True),
     Column("name", _Name),
-    Column("kind", String(16), nullable=False),  # bootstrap | config | issued
+    Column("kind", String(16), nullable=False),  # bootstrap | config | initial | issued
     Column("ceiling", JSON),  # role names, or null: no ceiling
     Column("scopes", JSON),  # [[database, environment], ...] of an agent; null: none set, which means all
     Column("expires_at", Utc),

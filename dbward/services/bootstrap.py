@@ -11,19 +11,19 @@ from dataclasses import replace
 from datetime import datetime
 
 from dbward import ids, keys
-from dbward.db import audit, identities, requests
+from dbward.db import audit, identities
 from dbward.db.engine import Tx, open_store
 from dbward.db.migrations import migrate
 from dbward.db.rows import TokenRow, UserRow
 from dbward.domain.audit import sign_head
 from dbward.domain.model import SYSTEM, Event
-from dbward.domain.states import CANCELLABLE
 from dbward.errors import Misconfigured
 from dbward.runtime import Runtime, open_runtime, utc_now
+from dbward.services import people
 from dbward.services.identity import AGENT_ROLE
 from dbward.services.journal import record
-from dbward.services.requests import cancel_row
 from dbward.settings.server import ServerSettings
+from dbward.settings.server_access import ConfiguredUser
 
 ADMIN_TOKEN = "admin-token"  # noqa: S105 - a file's name
 AGENT_TOKEN = "agent-token"  # noqa: S105
@@ -74,15 +74,16 @@ def _begin_audit(rt: Runtime, tx: Tx) -> None:
 
 
 def _bootstrap(rt: Runtime, *, force: bool) -> bool:
-    """Make the first tokens unless they exist.
+    """Make the first tokens unless there were any: whoever revokes them does not find new ones after a restart.
 
     The files are written before the commit: a crash between the two leaves files whose tokens were never valid, and the
     next start finds none in the database and writes them anew.
     """
     state_dir = rt.settings.state_dir
     with rt.store.read() as conn:
-        existing = identities.active_of_kind(conn, "bootstrap")
-    if existing and not force:
+        made = identities.of_kind(conn, "bootstrap")
+    existing = [row for row in made if row.revoked_at is None]
+    if made and not force:
         wanted = {name for row in existing for name in _FILES[row.subject_type]}
         missing = sorted(name for name in wanted if not (state_dir / name).exists())
         if missing:
@@ -103,9 +104,18 @@ def _bootstrap(rt: Runtime, *, force: bool) -> bool:
             identities.revoke(tx, row.id, now)
             record(rt, tx, Event.TOKEN_REVOKED, actor=SYSTEM, resource=("token", row.id), reason="--force-bootstrap")
         before = identities.find_user(tx.conn, "admin")
-        _save_user(
-            rt, tx, _as_given(before, UserRow("admin", _ADMIN_ROLES, [], "active", "bootstrap", now, now)), before
+        known = before or UserRow("admin", [], [], "active", "bootstrap", now, now)
+        admin_user = replace(
+            known,
+            roles=_ADMIN_ROLES,
+            groups=[],
+            status="active",
+            source="bootstrap",
+            updated_at=now,
+            suspended_by=None,
+            deleted_at=None,
         )
+        people.save(rt, tx, admin_user, before, actor=SYSTEM)
         _issue(rt, tx, _token("user", "admin", admin, "bootstrap", _ADMIN_ROLES, now))
         _issue(rt, tx, _token("agent", "agent", agent, "bootstrap", None, now))
 
@@ -142,42 +152,6 @@ def _issue(rt: Runtime, tx: Tx, row: TokenRow) -> None:
     record(rt, tx, Event.TOKEN_CREATED, actor=SYSTEM, resource=("token", row.id), metadata=facts)
 
 
-def _as_given(before: UserRow | None, given: UserRow) -> UserRow:
-    """The user as given, with what is known beyond that, such as when they were last seen."""
-    if before is None:
-        return given
-    return replace(
-        before,
-        roles=given.roles,
-        groups=given.groups,
-        status=given.status,
-        source=given.source,
-        updated_at=given.updated_at,
-        deleted_at=None,
-    )
-
-
-def _save_user(rt: Runtime, tx: Tx, row: UserRow, before: UserRow | None = None) -> None:
-    """Store the user as `row`, and put on the record what that changes."""
-    event = _change(before, row)
-    if event is None:
-        return
-    identities.save_user(tx, row)
-    facts = {"roles": row.roles, "groups": row.groups, "source": row.source}
-    if before is not None:
-        facts |= {"roles_before": before.roles, "groups_before": before.groups}
-    record(rt, tx, event, actor=SYSTEM, resource=("user", row.id), metadata=facts)
-
-
-def _change(before: UserRow | None, row: UserRow) -> Event | None:
-    if before is None:
-        return Event.USER_CREATED
-    if before.status != row.status:
-        return Event.USER_ACTIVATED if row.status == "active" else Event.USER_SUSPENDED
-    same = (before.roles, before.groups) == (row.roles, row.groups)
-    return None if same else Event.USER_UPDATED
-
-
 def _sync(rt: Runtime, tx: Tx) -> None:
     """Make the configured users and their tokens what the file says; one that is gone from the file is suspended."""
     now = rt.now()
@@ -188,32 +162,46 @@ def _sync(rt: Runtime, tx: Tx) -> None:
     kept = set()
     for user in wanted.values():
         before = identities.find_user(tx.conn, user.id)
-        if before is not None and before.source != "config":
-            raise Misconfigured(
-                f"[[auth.users]] {user.id}: a user of this name exists and does not come from the configuration",
-                hint="use another id",
-            )
-        given = UserRow(user.id, list(user.roles), list(user.groups), "active", "config", now, now)
-        _save_user(rt, tx, _as_given(before, given), before)
+        if (taken := _taken(tx, user.id, before)) is not None:
+            raise Misconfigured(f"[[auth.users]] {user.id}: {taken}", hint="use another id")
+        people.save(rt, tx, _as_configured(user, before, now), before, actor=SYSTEM)
         if user.token is not None:
             kept.add(_sync_token(rt, tx, user.id, user.token.reveal(), now))
-    for token in identities.active_of_kind(tx.conn, "config"):
+    for token in identities.of_kind(tx.conn, "config"):
         # Of a suspended user it is worth nothing, and good again when the user comes back with it.
-        if token.hash not in kept and token.subject_id in wanted:
+        if token.revoked_at is None and token.hash not in kept and token.subject_id in wanted:
             identities.revoke(tx, token.id, now)
             record(rt, tx, Event.TOKEN_REVOKED, actor=SYSTEM, resource=("token", token.id), reason=NOT_CONFIGURED)
     facts = {"digest": rt.settings.config_digest, "pid": os.getpid()}
     record(rt, tx, Event.CONFIG_SYNCED, actor=SYSTEM, metadata=facts)
 
 
+def _taken(tx: Tx, user_id: str, before: UserRow | None) -> str | None:
+    """Why the id cannot be this user's, or None."""
+    if before is None:
+        return "an agent goes by this name" if identities.is_agent(tx.conn, user_id) else None
+    if before.deleted_at is not None:
+        return "a user of this name was deleted"
+    if before.source != "config":
+        return "a user of this name exists and does not come from the configuration"
+    return None
+
+
+def _as_configured(user: ConfiguredUser, before: UserRow | None, now: datetime) -> UserRow:
+    """The user as the file says, beside what it says nothing about. Whom a person has suspended stays so."""
+    if before is None:
+        return UserRow(user.id, list(user.roles), list(user.groups), "active", "config", now, now)
+    given = replace(before, roles=list(user.roles), groups=list(user.groups), updated_at=now)
+    if before.suspended_by in (None, SYSTEM.subject):
+        given = replace(given, status="active", suspended_by=None)
+    return given
+
+
 def _suspend(rt: Runtime, tx: Tx, user: UserRow) -> None:
-    """With what the user has going: tokens of their own making, and open requests."""
-    now = rt.now()
-    _save_user(rt, tx, replace(user, status="suspended", updated_at=now), user)
-    for token_id in identities.revoke_issued(tx, user.id, now):
-        record(rt, tx, Event.TOKEN_REVOKED, actor=SYSTEM, resource=("token", token_id), reason=NOT_CONFIGURED)
-    for request_id in requests.of_requester(tx.conn, user.id, CANCELLABLE):
-        cancel_row(rt, tx, requests.lock(tx, request_id), actor=SYSTEM, reason=f"its requester is {NOT_CONFIGURED}")
+    """With what the user has going: their own tokens, and open requests. One in the file is good again with them."""
+    gone = replace(user, status="suspended", suspended_by=SYSTEM.subject, updated_at=rt.now())
+    people.save(rt, tx, gone, user, actor=SYSTEM, reason=NOT_CONFIGURED)
+    people.shut_out(rt, tx, user.id, kinds=people.OWN_TOKENS, actor=SYSTEM, reason=NOT_CONFIGURED)
 
 
 def _sync_token(rt: Runtime, tx: Tx, user_id: str, plaintext: str, now: datetime) -> str:

@@ -99,6 +99,7 @@ def record_refusal(
     request: RequestRow | None,
     action: str,
     target: Target | None = None,
+    resource: tuple[str, str] | None = None,
 ) -> _Refusal:
     """Put a refusal on the record and hand it back, to be raised after the commit: a raise would erase its own row."""
     record(
@@ -108,6 +109,7 @@ def record_refusal(
         actor=actor,
         request=request,
         target=target,
+        resource=resource,
         denied=True,
         reason=refusal.message,
         metadata={"action": action, "code": refusal.code},

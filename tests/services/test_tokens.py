@@ -8,7 +8,7 @@ from datetime import timedelta
 import pytest
 
 from dbward import ids
-from dbward.client.shapes import NewToken
+from dbward.client.shapes import NewToken, TokenFilter
 from dbward.db import identities
 from dbward.domain.model import Target
 from dbward.errors import Invalid, Missing, Refused, Unauthorized
@@ -33,7 +33,7 @@ def test_a_token_is_shown_once_and_opens_what_its_owner_may(world: World) -> Non
     who = world.enter(made["token"])
     assert (who.subject, who.kind, who.role_names, who.client_ip) == ("alice", "user", ("requester",), "192.0.2.1")
     assert identity.me(who)["subject_id"] == "alice"
-    listed = identity.list_tokens(world.rt, world.who("admin"))["tokens"]
+    listed = identity.list_tokens(world.rt, world.who("admin"), TokenFilter())["tokens"]
     assert made["token"] not in str(listed)
     mine = next(t for t in listed if t["id"] == made["id"])
     assert (mine["status"], mine["name"], mine["kind"]) == ("active", "laptop", "issued")
@@ -125,7 +125,7 @@ def test_who_may_revoke(world: World) -> None:
         identity.revoke_token(world.rt, world.who("admin"), "nothing")
     identity.revoke_token(world.rt, world.who("admin"), made["id"])
     with pytest.raises(Refused):
-        identity.list_tokens(world.rt, world.who("alice"))
+        identity.list_tokens(world.rt, world.who("alice"), TokenFilter())
 
 
 def test_a_token_expires_by_the_servers_clock(world: World) -> None:
@@ -189,10 +189,10 @@ def test_dead_tokens_are_forgotten_after_the_retention(world: World) -> None:
     identity.revoke_token(world.rt, world.who("admin"), world.who("rita").token_id or "")
     world.clock.advance(days=90)
     housekeeping.purge(world.rt)
-    assert len(identity.list_tokens(world.rt, world.who("admin"))["tokens"]) == 2 + 11 + 3
+    assert len(identity.list_tokens(world.rt, world.who("admin"), TokenFilter())["tokens"]) == 2 + 11 + 3
     world.clock.advance(days=2)
     housekeeping.purge(world.rt)
-    left = {t["id"] for t in identity.list_tokens(world.rt, world.who("admin"))["tokens"]}
+    left = {t["id"] for t in identity.list_tokens(world.rt, world.who("admin"), TokenFilter())["tokens"]}
     assert kept["id"] in left
     assert not left & {revoked["id"], expiring["id"]}
     assert len(left) == 2 + 11 + 1, "a revoked token of the configuration stays known as revoked"

@@ -1,11 +1,11 @@
-"""`/api/tokens`: make, list, revoke. A token's text is in the answer to its creation and nowhere else."""
+"""`/api/tokens`: make, list, look into, revoke. A token's text is in the answer to its creation and nowhere else."""
 
 from __future__ import annotations
 
 from flask import Blueprint, Response
 
 from dbward.client.answers import tokens as answers
-from dbward.client.shapes import NewToken
+from dbward.client.shapes import NewToken, TokenFilter
 from dbward.domain.model import Permission
 from dbward.services import identity
 from web import guard, json
@@ -31,9 +31,16 @@ def create(body: NewToken) -> Response:
 
 
 @bp.get("")
-@endpoint("List tokens", needs=Permission.TOKEN_LIST, answers={200: answers.Tokens})
-def list_() -> Response:
-    return json.reply(identity.list_tokens(guard.runtime(), guard.principal()))
+@endpoint("List tokens", needs=Permission.TOKEN_LIST, query=TokenFilter, answers={200: answers.Tokens})
+def list_(query: TokenFilter) -> Response:
+    return json.reply(identity.list_tokens(guard.runtime(), guard.principal(), query))
+
+
+@bp.get("/<token_id>/inspect")
+@endpoint("Show what a token gives", needs=Permission.TOKEN_LIST, extent=Extent.SELF, answers={200: answers.Inspected})
+def inspect(token_id: str) -> Response:
+    """One's own without any permission."""
+    return json.reply(identity.inspect_token(guard.runtime(), guard.principal(), token_id))
 
 
 @bp.delete("/<token_id>")

@@ -40,10 +40,20 @@ class Tokens(Answer):
 
 
 class NewToken(Token):
-    """The one answer that holds a token's text."""
+    """The one answer that holds a token's text. The permissions are sorted, `*` for all of them."""
 
     token: str
     prefix: str
+    effective_roles: list[str]
+    effective_permissions: list[str]
+
+
+class Inspected(Token):
+    """A token with what it gives: its owner's roles now, and what its ceiling leaves of them."""
+
+    resolved_roles: list[str]
+    effective_roles: list[str]
+    effective_permissions: list[str]
 
 
 class Revoked(Answer):
