@@ -35,7 +35,7 @@ from dbward.client.wire import PROTOCOL, AgentReport
 from dbward.domain.model import Event, Principal, Target
 from dbward.errors import Conflict, DbwardError, Invalid, Refused, Unauthorized, Unavailable
 from dbward.runtime import Runtime
-from dbward.services import agents, audit, identity
+from dbward.services import agents, api_tokens, audit, identity
 from tests.broker.conftest import MAILBOX, QUEUE, Clock, executions, open_rt, serving, tags, token_of
 from web.app import create_app
 
@@ -205,7 +205,7 @@ def test_an_agent_gets_the_jobs_of_its_scopes_only(rt: Runtime, connect: Callabl
 def new_agent(rt: Runtime, name: str, scopes: list[dict[str, str]] | None = None) -> str:
     body = NewToken.model_validate({"subject_id": name, "subject_type": "agent", "scopes": scopes})
     admin = principal(rt, "admin")
-    return str(identity.create_token(rt, admin, body)["token"])
+    return str(api_tokens.create_token(rt, admin, body)["token"])
 
 
 def test_a_token_that_is_revoked_ends_its_polls_and_gets_nothing(
@@ -217,7 +217,7 @@ def test_a_token_that_is_revoked_ends_its_polls_and_gets_nothing(
     assert poll.result(0.3) is None
     who = principal(rt, token)
     admin = principal(rt, "admin")
-    identity.revoke_token(rt, admin, who.token_id or "")
+    api_tokens.revoke_token(rt, admin, who.token_id or "")
     with pytest.raises(Unauthorized):
         poll.result(20)
     put(rt, "a")
@@ -231,7 +231,7 @@ def test_a_token_that_expires_while_it_waits_gets_nothing(
 ) -> None:
     body = {"subject_id": "brief", "subject_type": "agent", "expires_at": clock() + timedelta(seconds=60)}
     admin = principal(rt, "admin")
-    brief = connect(str(identity.create_token(rt, admin, NewToken.model_validate(body))["token"]))
+    brief = connect(str(api_tokens.create_token(rt, admin, NewToken.model_validate(body))["token"]))
     poll = brief.poll(ask(session="brief", wait=20))
     assert poll.result(0.3) is None
     clock.advance(61)

@@ -12,7 +12,7 @@ from dbward.client.shapes import NewToken
 from dbward.db.tables import audit_events, tokens
 from dbward.errors import Misconfigured, Refused, Unauthorized
 from dbward.runtime import Runtime, open_runtime
-from dbward.services import bootstrap, identity
+from dbward.services import api_tokens, bootstrap
 from dbward.settings.server import ServerSettings
 from tests.services.conftest import PEOPLE, Clock, Place, World
 
@@ -107,7 +107,7 @@ def test_a_missing_token_file_is_refused_until_it_is_forced(place: Place, clock:
 def test_a_bootstrap_token_that_was_revoked_needs_no_file(place: Place, clock: Clock) -> None:
     settings = place.load()
     world, _ = started(settings, clock)
-    identity.revoke_token(world.rt, world.who("admin"), world.who("agent").token_id or "")
+    api_tokens.revoke_token(world.rt, world.who("admin"), world.who("agent").token_id or "")
     world.rt.close()
     (settings.state_dir / "agent-token").unlink()
     world, made = started(settings, clock)
@@ -119,7 +119,7 @@ def test_nobody_locks_a_server_by_naming_a_token(place: Place, clock: Clock) -> 
     settings = place.load()
     world, _ = started(settings, clock)
     body = NewToken(subject_id="alice", subject_type="user", name="bootstrap-admin")
-    identity.create_token(world.rt, world.who("alice"), body)
+    api_tokens.create_token(world.rt, world.who("alice"), body)
     world.rt.close()
     world, made = started(settings, clock)
     world.rt.close()
@@ -200,7 +200,7 @@ def test_who_is_gone_from_the_file_is_out(place: Place, clock: Clock) -> None:
     world, _ = started(place.load(), clock)
     token = world.token("alice")
     body = NewToken(subject_id="alice", subject_type="user")
-    own = identity.create_token(world.rt, world.who("alice"), body)["token"]
+    own = api_tokens.create_token(world.rt, world.who("alice"), body)["token"]
     made = world.create(environment="prod")
     running = world.create()
     world.agent().begin(running)
@@ -272,7 +272,7 @@ def test_a_new_token_in_the_file_replaces_the_old(place: Place, clock: Clock) ->
 def test_a_revoked_token_does_not_come_back_with_a_restart(place: Place, clock: Clock) -> None:
     settings = place.load()
     world, _ = started(settings, clock)
-    identity.revoke_token(world.rt, world.who("admin"), world.who("alice").token_id or "")
+    api_tokens.revoke_token(world.rt, world.who("admin"), world.who("alice").token_id or "")
     world.rt.close()
     assert misconfigured(settings, clock) == "config.token_unusable"
     clock.advance(days=1000)
@@ -282,7 +282,7 @@ def test_a_revoked_token_does_not_come_back_with_a_restart(place: Place, clock: 
 def test_a_token_of_somebody_else_is_refused(place: Place, clock: Clock) -> None:
     settings = place.load()
     world, _ = started(settings, clock)
-    place.env["T_ALICE"] = identity.create_token(
+    place.env["T_ALICE"] = api_tokens.create_token(
         world.rt, world.who("bob"), NewToken(subject_id="bob", subject_type="user")
     )["token"]
     world.rt.close()

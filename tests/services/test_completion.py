@@ -10,7 +10,7 @@ from sqlalchemy import select
 from dbward.client.shapes import NewToken
 from dbward.db.tables import broker_messages
 from dbward.errors import Unauthorized
-from dbward.services import housekeeping, identity
+from dbward.services import api_tokens, housekeeping
 from tests.services.conftest import Agent, World, refused, stream_of
 
 
@@ -123,7 +123,7 @@ def test_cancelled_stays_cancelled_whatever_came_of_it(world: World) -> None:
 def test_an_expired_token_ends_what_it_began_and_begins_nothing(world: World) -> None:
     made = world.create()
     asked = {"subject_id": "agent", "subject_type": "agent", "expires_at": world.clock() + timedelta(minutes=1)}
-    made_token = identity.create_token(world.rt, world.who("admin"), NewToken.model_validate(asked))
+    made_token = api_tokens.create_token(world.rt, world.who("admin"), NewToken.model_validate(asked))
     agent = Agent(world, world.enter(made_token["token"]), "short-lived")
     agent.begin(made)
     world.clock.advance(seconds=61)
@@ -131,14 +131,14 @@ def test_an_expired_token_ends_what_it_began_and_begins_nothing(world: World) ->
         world.enter(made_token["token"])
     agent.who = world.enter(made_token["token"], finishing=True)
     assert agent.complete(made, rows_affected=1).status == "executed"
-    identity.revoke_token(world.rt, world.who("admin"), made_token["id"])
+    api_tokens.revoke_token(world.rt, world.who("admin"), made_token["id"])
     with pytest.raises(Unauthorized):
         world.enter(made_token["token"], finishing=True)
 
 
 def test_a_persons_expired_token_finishes_nothing(world: World) -> None:
     asked = {"subject_id": "alice", "subject_type": "user", "expires_at": world.clock() + timedelta(minutes=1)}
-    token = identity.create_token(world.rt, world.who("alice"), NewToken.model_validate(asked))["token"]
+    token = api_tokens.create_token(world.rt, world.who("alice"), NewToken.model_validate(asked))["token"]
     world.clock.advance(seconds=61)
     with pytest.raises(Unauthorized):
         world.enter(token, finishing=True)

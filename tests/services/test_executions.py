@@ -14,7 +14,7 @@ from dbward.db.tables import broker_messages
 from dbward.domain import tokens
 from dbward.domain.model import Dialect, Target
 from dbward.errors import Conflict, Invalid, Missing, Refused, TooLarge, Unavailable
-from dbward.services import agents, executions, housekeeping, identity
+from dbward.services import agents, api_tokens, executions, housekeeping
 from tests.services.conftest import Agent, World, refused, stream_of
 
 
@@ -25,7 +25,7 @@ def narrow_agent(world: World, environment: str, session: str = "narrow-session"
         "subject_type": "agent",
         "scopes": [{"database": "app", "environment": environment}],
     }
-    made = identity.create_token(world.rt, world.who("admin"), NewToken.model_validate(asked))
+    made = api_tokens.create_token(world.rt, world.who("admin"), NewToken.model_validate(asked))
     return Agent(world, world.enter(made["token"]), session, instance=instance)
 
 
@@ -306,7 +306,7 @@ def test_an_execution_belongs_to_the_agent_that_claimed_it(world: World) -> None
     agent = world.agent()
     agent.begin(made)
     asked = {"subject_id": "second", "subject_type": "agent"}
-    token = identity.create_token(world.rt, world.who("admin"), NewToken.model_validate(asked))["token"]
+    token = api_tokens.create_token(world.rt, world.who("admin"), NewToken.model_validate(asked))["token"]
     second = Agent(world, world.enter(token), "session-of-second", claim_id=agent.claim_id, nonce=agent.nonce)
     for call in (
         lambda: second.start(made),
@@ -324,7 +324,7 @@ def test_an_agent_is_not_named_so_that_its_node_reads_as_anothers(world: World, 
         subject_id=name, subject_type="agent", name=None, scope_ceiling=None, scopes=None, expires_at=None
     )
     with pytest.raises(Invalid):
-        identity.create_token(world.rt, world.who("admin"), asked)
+        api_tokens.create_token(world.rt, world.who("admin"), asked)
 
 
 def test_every_call_needs_the_target_in_its_scopes(world: World) -> None:

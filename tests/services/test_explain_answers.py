@@ -12,8 +12,8 @@ from dbward.client.wire import Explained, WireError
 from dbward.domain.model import Dialect
 from dbward.domain.plans import Plan, Step
 from dbward.errors import Invalid, Refused, Unavailable
+from dbward.services import api_tokens, housekeeping
 from dbward.services import explains as asking
-from dbward.services import housekeeping, identity
 from tests.services.conftest import Agent, World, refused
 from tests.services.test_executions import narrow_agent
 from tests.services.test_explains import PROD, answer, ask, claim, of_request, pending, row, take
@@ -83,7 +83,7 @@ def test_a_lost_claim_is_asked_for_again(world: World) -> None:
 def test_another_agents_answer_is_refused(world: World) -> None:
     agent = world.agent()
     asked = {"subject_id": "second", "subject_type": "agent"}
-    token = identity.create_token(world.rt, world.who("admin"), NewToken.model_validate(asked))["token"]
+    token = api_tokens.create_token(world.rt, world.who("admin"), NewToken.model_validate(asked))["token"]
     claimed = take(agent, ask(world))
     with pytest.raises(Refused):
         answer(Agent(world, world.enter(token), "session-of-second"), claimed)

@@ -23,7 +23,7 @@ from dbward.db.rows import SnapshotRow
 from dbward.domain.model import Operation, Target
 from dbward.domain.schema import SchemaStatus
 from dbward.runtime import Runtime, open_runtime
-from dbward.services import bootstrap, identity
+from dbward.services import api_tokens, bootstrap, identity
 from dbward.settings.server import load_server
 from web.app import create_app
 from worker import schema_sync
@@ -324,7 +324,7 @@ def test_a_revoked_token_is_passed_on(bench, rt):
         source=None,
         finishing=False,
     )
-    identity.revoke_token(rt, admin, str(agent.token_id))
+    api_tokens.revoke_token(rt, admin, str(agent.token_id))
     bench.sync()
     assert bench.unauthorized.wait(SECS)
     assert bench.snapshot() is None

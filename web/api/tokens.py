@@ -7,7 +7,7 @@ from flask import Blueprint, Response
 from dbward.client.answers import tokens as answers
 from dbward.client.shapes import NewToken, TokenFilter
 from dbward.domain.model import Permission
-from dbward.services import identity
+from dbward.services import api_tokens
 from web import guard, json
 from web.endpoint import Extent, endpoint
 
@@ -25,7 +25,7 @@ bp.before_request(guard.require_user)
 )
 def create(body: NewToken) -> Response:
     """The token's text is in this answer and never again."""
-    response = json.reply(identity.create_token(guard.runtime(), guard.principal(), body), 201)
+    response = json.reply(api_tokens.create_token(guard.runtime(), guard.principal(), body), 201)
     response.headers["Cache-Control"] = "no-store"
     return response
 
@@ -33,14 +33,14 @@ def create(body: NewToken) -> Response:
 @bp.get("")
 @endpoint("List tokens", needs=Permission.TOKEN_LIST, query=TokenFilter, answers={200: answers.Tokens})
 def list_(query: TokenFilter) -> Response:
-    return json.reply(identity.list_tokens(guard.runtime(), guard.principal(), query))
+    return json.reply(api_tokens.list_tokens(guard.runtime(), guard.principal(), query))
 
 
 @bp.get("/<token_id>/inspect")
 @endpoint("Show what a token gives", needs=Permission.TOKEN_LIST, extent=Extent.SELF, answers={200: answers.Inspected})
 def inspect(token_id: str) -> Response:
     """One's own without any permission."""
-    return json.reply(identity.inspect_token(guard.runtime(), guard.principal(), token_id))
+    return json.reply(api_tokens.inspect_token(guard.runtime(), guard.principal(), token_id))
 
 
 @bp.delete("/<token_id>")
@@ -53,4 +53,4 @@ def inspect(token_id: str) -> Response:
 )
 def revoke(token_id: str) -> Response:
     """Repeatable: the second call answers with the time of the first."""
-    return json.reply(identity.revoke_token(guard.runtime(), guard.principal(), token_id))
+    return json.reply(api_tokens.revoke_token(guard.runtime(), guard.principal(), token_id))
