@@ -12,6 +12,7 @@ from web.api import (
     agents,
     audit,
     broker,
+    directory,
     docs,
     health,
     identity,
@@ -21,6 +22,7 @@ from web.api import (
     results,
     schemas,
     tokens,
+    users,
 )
 from web.json import ApiJson
 
@@ -37,6 +39,8 @@ BLUEPRINTS = (
     broker.bp,
     identity.bp,
     tokens.bp,
+    users.bp,
+    directory.bp,
     metrics.bp,
     policies.bp,
     docs.bp,

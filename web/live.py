@@ -12,6 +12,7 @@ from flask import Flask, current_app
 
 from dbward.errors import Unavailable
 from dbward.runtime import Runtime
+from web import guard
 from web.peer import peer_gone
 
 T = TypeVar("T")
@@ -43,10 +44,11 @@ def wait_for(rt: Runtime, *channels: str, check: Callable[[], T], seconds: float
     """What `check` finds, as soon as that is not None.
 
     Its None after `seconds`, when the client hangs up, or when the server stops. `check` runs at once and after each
-    wake-up of one of `channels`; it must be cheap, and must not keep a connection.
+    wake-up of one of `channels`; it must be cheap, and must not keep a connection. Raises `Unauthorized` as soon as the
+    caller's token is worth nothing any more.
     """
     deadline = monotonic() + seconds
-    with place(), rt.hub.listen(*channels) as waiter:
+    with place(), rt.hub.listen(*channels, f"token:{guard.principal().token_id}") as waiter:
         while True:
             # Registered first, then looked: what happens in between is not missed.
             found = check()
@@ -54,3 +56,5 @@ def wait_for(rt: Runtime, *channels: str, check: Callable[[], T], seconds: float
             if found is not None or left <= 0 or rt.hub.closing or peer_gone():
                 return found
             waiter.wait(min(left, RECHECK_SECS))
+            if not rt.hub.closing:
+                guard.recheck()

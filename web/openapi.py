@@ -54,6 +54,8 @@ TAGS = {
     "results": "What came out of it.",
     "policies": "What would happen, and by which rules.",
     "identity": "Who is who.",
+    "users": "People, by whoever manages them.",
+    "directory": "Groups and roles.",
     "tokens": "What programs and people sign in with.",
     "audit": "The tamper-evident record.",
     "schemas": "The tables of the databases.",

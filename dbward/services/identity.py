@@ -9,10 +9,9 @@ from dataclasses import replace
 from datetime import datetime, timedelta
 from ipaddress import ip_address, ip_network
 
-from sqlalchemy import Connection
-
 from dbward import ids
 from dbward.db import identities
+from dbward.db.engine import Connection
 from dbward.db.rows import TokenRow, UserRow
 from dbward.domain import roles
 from dbward.domain.model import ANY, Event, Principal, Role, Target

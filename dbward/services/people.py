@@ -2,25 +2,30 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
+from dbward import ids
 from dbward.db import identities, requests
 from dbward.db.engine import Tx
-from dbward.db.rows import UserRow
+from dbward.db.rows import TokenRow, UserRow
 from dbward.domain import roles
 from dbward.domain.model import SYSTEM, Event, Principal, Role
 from dbward.domain.states import CANCELLABLE
+from dbward.errors import Conflict, DbwardError, Gone, Invalid, Missing, Unauthorized
 from dbward.runtime import Runtime
-from dbward.services.journal import record
+from dbward.services.journal import record, record_refusal
 from dbward.services.requests import cancel_row
+from dbward.services.views import View
 
 ADMIN = "admin"
 """The role somebody must always have."""
 
 RESERVED = frozenset({SYSTEM.subject, "anonymous"})
 """Who the audit log says it was when it was nobody: no person is called so."""
+
+T = TypeVar("T")
 
 OWN_TOKENS = ("issued", "initial")
 """The kinds a person is given or makes, as against those of the configuration and of the first start."""
@@ -92,3 +97,98 @@ def _event(before: UserRow | None, row: UserRow) -> Event | None:
     compared = ("roles", "groups", *_PROFILE)
     same = all(getattr(before, name) == getattr(row, name) for name in compared)
     return None if same else Event.USER_UPDATED
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """One change of one person: by whom, whom, and what it is called in the audit log."""
+
+    rt: Runtime
+    who: Principal
+    user_id: str
+    action: str
+
+    def refuse(self, tx: Tx, refusal: DbwardError) -> DbwardError:
+        return record_refusal(
+            self.rt, tx, refusal, actor=self.who, request=None, action=self.action, resource=("user", self.user_id)
+        )
+
+
+def apply(asked: Asked, change: Callable[[Tx, UserRow], View | DbwardError]) -> View:
+    """Run `change` on the user as they are, in one transaction; what it returns as refused is on the record."""
+
+    def work(tx: Tx) -> View | DbwardError:
+        check_acting(tx, asked.who)
+        return change(tx, present(identities.find_user(tx.conn, asked.user_id), asked.user_id))
+
+    return outcome(asked.rt.store.write(work))
+
+
+def outcome(found: T | DbwardError) -> T:
+    """What a write has found, unless it found that it must not: that is raised."""
+    if isinstance(found, DbwardError):
+        raise found
+    return found
+
+
+def check_acting(tx: Tx, who: Principal) -> None:
+    """Raise `Unauthorized` when the caller was shut out since the call began.
+
+    Of two who do it to each other at once, the first one wins.
+    """
+    user = identities.find_user(tx.conn, who.subject)
+    token = identities.find_token(tx.conn, who.token_id) if who.token_id is not None else None
+    if user is None or user.status != "active" or (token is not None and token.revoked_at is not None):
+        raise Unauthorized("the token is missing, unknown, expired or revoked")
+
+
+def present(row: UserRow | None, user_id: str) -> UserRow:
+    """Raises `Missing`, and `Gone` for one who was deleted."""
+    if row is None:
+        raise Missing(f"user {user_id}")
+    if row.deleted_at is not None:
+        raise Gone(f"user {user_id} was deleted")
+    return row
+
+
+def configured(rt: Runtime, user_id: str) -> bool:
+    """Whether the configuration file lists the user now."""
+    return any(user.id == user_id for user in rt.settings.users)
+
+
+def managed(user_id: str, what: str) -> Conflict:
+    """Why the API does not change what the file says; `what` is to be done instead."""
+    return Conflict(f"user {user_id} comes from the configuration file", code="user.in_configuration", hint=what)
+
+
+def refuse_last_admin(rt: Runtime, tx: Tx, before: UserRow, after: UserRow) -> Invalid | None:
+    """Why not, when this leaves nobody who can sign in as an administrator."""
+    if not is_admin(rt, before) or is_admin(rt, after):
+        return None
+    if any(is_admin(rt, user) for user in identities.all_users(tx.conn) if user.id != before.id):
+        return None
+    return Invalid(
+        f"{before.id} is the last active administrator", code="user.last_admin", hint="make another one first"
+    )
+
+
+def issue_initial(rt: Runtime, tx: Tx, user: UserRow, plaintext: str, *, actor: Principal, event: Event) -> TokenRow:
+    """The token a person begins with: its ceiling is the roles they have now, and stays that."""
+    token = TokenRow(
+        id=ids.new_id(),
+        subject_type="user",
+        subject_id=user.id,
+        prefix=ids.token_prefix(plaintext),
+        hash=ids.token_hash(plaintext),
+        name="initial",
+        kind="initial",
+        ceiling=[role.name for role in roles_of(rt, user)],
+        scopes=None,
+        expires_at=None,
+        created_at=rt.now(),
+        revoked_at=None,
+    )
+    identities.add_token(tx, token)
+    facts = {"issued_by": actor.subject, "issued_for": user.id, "scope_ceiling": token.ceiling}
+    record(rt, tx, event, actor=actor, resource=("token", token.id), metadata=facts)
+    return token
