@@ -5,7 +5,7 @@ from __future__ import annotations
 from datetime import timedelta
 
 from dbward.domain.model import Principal
-from dbward.errors import Unavailable
+from dbward.errors import Unauthorized, Unavailable
 from dbward.runtime import Runtime
 from dbward.services import explains
 from dbward.services.preflight import SKIPPED, Verdict
@@ -14,7 +14,11 @@ from web import live
 
 
 def impact_of(rt: Runtime, who: Principal, verdict: Verdict) -> View:
-    """The `impact` of a preflight, after a bounded wait. Raises `RateLimited`, and `Unavailable` when too many wait."""
+    """The `impact` of a preflight, after a bounded wait.
+
+    Raises `RateLimited`, `Unavailable` when too many wait, `Unauthorized`
+    when the token ends meanwhile.
+    """
     said, made = verdict.said, verdict.made
     if said is None or made is None or not verdict.body.include_explain:
         return SKIPPED
@@ -37,7 +41,7 @@ def impact_of(rt: Runtime, who: Principal, verdict: Verdict) -> View:
             check=lambda: explains.impact(rt, begun),
             seconds=explains.wait_time(rt, timeout).total_seconds(),
         )
-    except Unavailable:
+    except (Unavailable, Unauthorized):
         explains.give_up(rt, begun)
         raise
     return found if found is not None else explains.give_up(rt, begun)
