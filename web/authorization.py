@@ -35,9 +35,11 @@ def cell(role: Role, path: str, declared: Endpoint) -> Cell:
         return "yes"
     if audience == ("user" if role.name == AGENT else "agent"):
         return "no"
-    if not declared.needs or declared.extent is Extent.SELF:
+    if not declared.needs:
         return "yes"
     reach = {rbac.reach(role, permission) for permission in declared.needs}
+    if declared.extent is Extent.SELF:
+        return "own" if reach == {None} else "any"
     if reach == {None}:
         return "no"
     if declared.extent not in _OWNED:

@@ -14,9 +14,10 @@ from dbward.client.shapes import NewUser, UserChange
 from dbward.db import identities
 from dbward.db.engine import Tx
 from dbward.db.rows import TokenRow, UserRow
+from dbward.domain import rbac
 from dbward.domain.model import Event, Permission, PolicySet, Principal
 from dbward.domain.roles import BUILTIN_ROLES
-from dbward.errors import Conflict, DbwardError, Invalid
+from dbward.errors import Conflict, DbwardError, Invalid, Missing
 from dbward.runtime import Runtime
 from dbward.services import access, people
 from dbward.services.identity import AGENT_ROLE
@@ -38,9 +39,9 @@ def list_users(rt: Runtime, who: Principal) -> View:
 
 
 def show_user(rt: Runtime, who: Principal, user_id: str) -> View:
-    """Oneself, or anybody with `user.read`. Raises `Refused`, `Missing`, `Gone`."""
-    if user_id != who.subject:
-        access.require(rt, who, READING, action=None)
+    """Oneself, or anybody with `user.read`. Raises `Missing`, also for one whom the caller may not see, and `Gone`."""
+    if user_id != who.subject and not any(rbac.allowed(who, permission, None) for permission in READING):
+        raise Missing(f"user {user_id}")
     with rt.store.read() as conn:
         row = identities.find_user(conn, user_id)
     return _item(people.present(row, user_id))

@@ -120,8 +120,6 @@ def test_an_agent_and_a_person_never_share_a_name(world: World) -> None:
 
 ASKED: dict[str, Callable[[World, str], Any]] = {
     "list": lambda w, by: users.list_users(w.rt, w.who(by)),
-    "show": lambda w, by: users.show_user(w.rt, w.who(by), "nina"),
-    "show what is not there": lambda w, by: users.show_user(w.rt, w.who(by), "nobody"),
     "create": lambda w, by: add(w, "mallory", by, roles=["admin"]),
     "change": lambda w, by: edit(w, by, by, roles=["admin"]),
     "change what is not there": lambda w, by: edit(w, "nobody", by, roles=["admin"]),
@@ -144,8 +142,14 @@ def test_whoever_may_not_is_told_so_first_and_changes_nothing(world: World, what
         assert (row_of(world, "nina"), row_of(world, by).roles) == before
 
 
-def test_everybody_sees_themselves(world: World) -> None:
+def test_everybody_sees_themselves_and_nobody_else(world: World) -> None:
     assert users.show_user(world.rt, world.who("alice"), "alice")["roles"] == ["requester"]
+    add(world)
+    delete(world)
+    for name in ("bob", "nina", "nobody"):  # there, deleted, never there: the same
+        with pytest.raises(Missing) as caught:
+            users.show_user(world.rt, world.who("alice"), name)
+        assert caught.value.message == f"user {name}"
 
 
 def test_roles_and_groups_are_replaced_added_and_taken_away(world: World) -> None:
