@@ -13,7 +13,6 @@ CACHE_TTL = timedelta(seconds=5)
 _CACHE_MAX = 4096
 _RECORDED_PER_MINUTE = 5
 _ALL_RECORDED_PER_MINUTE = 100
-FAILURES_PER_MINUTE = 30
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,6 +71,6 @@ class TokenCache:
         """
         return self._recorded.allow(source, _RECORDED_PER_MINUTE, now)
 
-    def tolerated(self, address: str, now: datetime) -> bool:
-        """Count a failure from this address; whether it may have that many in a minute."""
-        return self._failures.allow(address, FAILURES_PER_MINUTE, now)
+    def tolerated(self, address: str, most: int, now: datetime) -> bool:
+        """Count a failure from this address, which may have `most` of them in a minute; whether it has not more."""
+        return self._failures.allow(address, most, now)

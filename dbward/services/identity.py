@@ -26,6 +26,9 @@ _AUTHORIZATION_MAX = 256
 SEEN_EVERY = timedelta(minutes=5)
 """How exact `last_seen_at` is."""
 
+FAILED_SIGN_INS_PER_MINUTE = 30
+"""From one address; after that it is told to wait and no longer why."""
+
 AGENT_ROLE = "agent-default"
 
 
@@ -152,7 +155,7 @@ def _failure(rt: Runtime, address: Principal, cause: str) -> DbwardError:
                 rt, tx, Event.AUTH_FAILURE, actor=address, denied=True, reason=cause, metadata={"failure_reason": cause}
             )
         )
-    if rt.tokens.tolerated(source, now):
+    if rt.tokens.tolerated(source, FAILED_SIGN_INS_PER_MINUTE, now):
         return _unauthorized()
     return RateLimited(
         "too many sign-ins have failed from this address",

@@ -12,7 +12,7 @@ from flask import Flask
 
 from dbward import ids
 from dbward.runtime import Runtime, open_runtime
-from dbward.tokencache import FAILURES_PER_MINUTE
+from dbward.services.identity import FAILED_SIGN_INS_PER_MINUTE
 from tests.web.conftest import PRODUCTION, Caller
 from web.app import create_app
 
@@ -224,15 +224,15 @@ def test_failed_sign_ins_are_slowed_down_by_address(rt: Runtime, app: Flask, ali
     def knock(address: str) -> int:
         return nobody.get("/api/me", headers=bad, environ_base={"REMOTE_ADDR": address}).status_code
 
-    minute = [knock("192.0.2.9") for _ in range(FAILURES_PER_MINUTE + 2)]
-    assert minute == [401] * FAILURES_PER_MINUTE + [429] * 2
+    minute = [knock("192.0.2.9") for _ in range(FAILED_SIGN_INS_PER_MINUTE + 2)]
+    assert minute == [401] * FAILED_SIGN_INS_PER_MINUTE + [429] * 2
     refused = nobody.get("/api/me", headers=bad, environ_base={"REMOTE_ADDR": "192.0.2.9"})
     assert (refused.json["code"], int(refused.headers["Retry-After"]) > 0) == ("auth.rate_limited", True)
     good = alice.get("/api/me", environ_base={"REMOTE_ADDR": "192.0.2.9"})
     assert good.status_code == 200, "a valid token gets in from there all the time"
     assert knock("192.0.2.10") == 401, "and others are not slowed down"
     assert nobody.get("/api/me", environ_base={"REMOTE_ADDR": "192.0.2.9"}).status_code == 401, "no token is no attempt"
-    for number in range(FAILURES_PER_MINUTE):
+    for number in range(FAILED_SIGN_INS_PER_MINUTE):
         assert knock(f"2001:db8::{number:x}") == 401
     assert knock("2001:db8::ffff") == 429, "one network, however many addresses"
     assert knock("2001:db8:0:1::1") == 401
