@@ -12,6 +12,7 @@ from web.api import (
     agents,
     audit,
     broker,
+    config_only,
     directory,
     docs,
     health,
@@ -23,6 +24,7 @@ from web.api import (
     schemas,
     tokens,
     users,
+    webhooks,
 )
 from web.json import ApiJson
 
@@ -43,6 +45,8 @@ BLUEPRINTS = (
     directory.bp,
     metrics.bp,
     policies.bp,
+    webhooks.bp,
+    config_only.bp,
     docs.bp,
 )
 

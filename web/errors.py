@@ -89,6 +89,13 @@ def envelope(
     return response
 
 
+def not_allowed(error: str, *, code: str, hint: str, allowed: Sequence[str]) -> Response:
+    """405 for a path that exists to say why it does not take this method, but only those of `allowed`."""
+    response = envelope(405, error, code, hint)
+    response.headers["Allow"] = ", ".join(allowed)
+    return response
+
+
 def _expected(e: DbwardError) -> Response:
     kind = next((KINDS[cls] for cls in type(e).__mro__ if cls in KINDS), None)
     if kind is None:

@@ -65,13 +65,13 @@ def _entries(found: Mapping[str, Any]) -> Iterator[tuple[str, object]]:
 
 
 def _step(step: Mapping[str, Any]) -> str:
-    named = [f"{entry['selector']} (at least {entry['min']})" for entry in step["approvers"]]
+    named = [f"{entry['selector']} (at least {entry['min']})" for entry in step["required"]]
     return (" and " if step["mode"] == "all" else " or ").join(named)
 
 
 def _limits(found: Mapping[str, Any]) -> Iterator[tuple[str, object]]:
     limits, rules = found["execution_policy"], found["sql_review_policy"]
-    yield "Time limit", f"{limits['statement_timeout_secs']:g} s"
+    yield "Time limit", f"{limits['statement_timeout_secs']} s"
     yield "Row limit", limits["max_rows"]
     changed = ", ".join(f"{rule} {action}" for rule, action in rules["rules"].items() if action != "warn")
     yield "SQL review", f"{rules['id']}: {changed}; everything else warns"

@@ -10,6 +10,8 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
 _RFC3339 = re.compile(r"\d{4}-\d{2}-\d{2}[Tt ]\d{2}:\d{2}")
 
+from dbward.domain.notifications import DeliveryStatus
+
 PAGE_MAX = 100
 AUDIT_PAGE_MAX = 200
 OFFSET_MAX = 2**53
@@ -101,6 +103,15 @@ class SchemaFilter(Body):
     environment: str | None = None
     table: str | None = Field(default=None, min_length=1)
     summary: bool = True
+
+
+class DeliveryFilter(Body):
+    """Query of `GET /api/webhook-deliveries`. `webhook` is the id of one."""
+
+    status: DeliveryStatus | None = None
+    webhook: str | None = None
+    limit: Limit = 50
+    offset: Annotated[int, Field(ge=0)] = 0
 
 
 class AuditFilter(Body):

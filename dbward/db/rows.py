@@ -11,6 +11,7 @@ from typing import Any, TypeVar
 from sqlalchemy import RowMapping
 
 from dbward.domain.model import Dialect, ExecutionStatus, Operation, Status, Target
+from dbward.domain.notifications import DeliveryStatus
 from dbward.domain.plans import ExplainStatus
 from dbward.domain.schema import SchemaStatus, TableKind
 
@@ -217,6 +218,24 @@ class ExplainRow:
         return Target(self.database, self.environment)
 
 
+@dataclass(frozen=True, slots=True)
+class DeliveryRow:
+    """`payload`: what happened, as facts; how the webhook is told of it follows from the webhook's format."""
+
+    id: str
+    webhook_id: str
+    event_type: str
+    request_id: str | None
+    payload: dict[str, Any]
+    status: DeliveryStatus
+    attempts: int
+    max_attempts: int
+    last_error: str | None
+    created_at: datetime
+    next_retry_at: datetime | None
+    finished_at: datetime | None
+
+
 Row = TypeVar(
     "Row",
     RequestRow,
@@ -229,6 +248,7 @@ Row = TypeVar(
     SnapshotRow,
     TableRow,
     ExplainRow,
+    DeliveryRow,
 )
 
 _ENUMS: dict[type, dict[str, type[StrEnum]]] = {
@@ -238,6 +258,7 @@ _ENUMS: dict[type, dict[str, type[StrEnum]]] = {
     SnapshotRow: {"status": SchemaStatus, "dialect": Dialect},
     TableRow: {"kind": TableKind},
     ExplainRow: {"dialect": Dialect, "status": ExplainStatus},
+    DeliveryRow: {"status": DeliveryStatus},
 }
 
 

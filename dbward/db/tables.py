@@ -335,6 +335,26 @@ explains = Table(  # plans that agents are asked for: for a preflight, or for th
     Index("ix_explains_requested_by_status", "requested_by", "status"),
 )
 
+webhook_deliveries = Table(  # what webhooks are to be told; written in the transaction of the event itself
+    "webhook_deliveries",
+    metadata,
+    Column("id", String(39), primary_key=True),
+    Column("webhook_id", String(64), nullable=False),
+    Column("event_type", String(64), nullable=False),
+    Column("request_id", _Id),  # not a reference: a delivery may outlive its request
+    Column("payload", JSON, nullable=False),
+    Column("status", String(16), nullable=False),
+    Column("attempts", Integer, nullable=False),
+    Column("max_attempts", Integer, nullable=False),
+    Column("last_error", Text),
+    Column("created_at", Utc, nullable=False),
+    Column("next_retry_at", Utc),  # set from the beginning: a first try that a crash cut short is made again
+    Column("finished_at", Utc),
+    Index("ix_webhook_deliveries_status_next_retry_at", "status", "next_retry_at"),
+    Index("ix_webhook_deliveries_created_at", "created_at"),
+    Index("ix_webhook_deliveries_finished_at", "finished_at"),
+)
+
 audit_events = Table(
     "audit_events",
     metadata,

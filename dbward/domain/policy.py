@@ -101,8 +101,8 @@ def find_workflow(workflows: Iterable[Workflow], target: Target, operation: Oper
     """The most specific workflow: the environment weighs more than the database, that more than the operation list."""
     listing = [flow for flow in workflows if operation in flow.operations]
     catching_all = [flow for flow in workflows if not flow.operations]
-    best = _most_specific(listing, target)
-    other = _most_specific(catching_all, target)
+    best = most_specific(listing, target)
+    other = most_specific(catching_all, target)
     if best is None or other is None:
         return best or other
     return other if _score(other) > _score(best) else best
@@ -110,25 +110,25 @@ def find_workflow(workflows: Iterable[Workflow], target: Target, operation: Oper
 
 def find_execution_policy(policies: Iterable[ExecutionPolicy], target: Target) -> ExecutionPolicy:
     """The most specific policy, or the built-in defaults when none covers the target."""
-    return _most_specific(policies, target) or ExecutionPolicy()
+    return most_specific(policies, target) or ExecutionPolicy()
 
 
 def find_result_policy(policies: Iterable[ResultPolicy], target: Target) -> ResultPolicy:
     """The most specific policy, or the built-in defaults when none covers the target."""
-    return _most_specific(policies, target) or ResultPolicy()
+    return most_specific(policies, target) or ResultPolicy()
 
 
 def find_review_policy(policies: Iterable[SqlReviewPolicy], target: Target) -> SqlReviewPolicy:
     """The most specific policy, or the built-in one when none covers the target."""
-    return _most_specific(policies, target) or SqlReviewPolicy()
+    return most_specific(policies, target) or SqlReviewPolicy()
 
 
 def _score(policy: _Scoped) -> int:
     return 2 * (policy.environment != ANY) + (policy.database != ANY)
 
 
-def _most_specific(policies: Iterable[_Policy], target: Target) -> _Policy | None:
-    """The first of the highest score. Settings refuse two of the same scope."""
+def most_specific(policies: Iterable[_Policy], target: Target) -> _Policy | None:
+    """Of those that cover the target, the first of the highest score. Settings refuse two of the same scope."""
     covering = [
         policy
         for policy in policies

@@ -19,7 +19,7 @@ from dbward.domain.audit import sign_head
 from dbward.domain.model import SYSTEM, Event
 from dbward.errors import Misconfigured
 from dbward.runtime import Runtime, open_runtime, utc_now
-from dbward.services import people
+from dbward.services import outbox, people
 from dbward.services.identity import AGENT_ROLE
 from dbward.services.journal import record
 from dbward.settings.server import ServerSettings
@@ -172,6 +172,7 @@ def _sync(rt: Runtime, tx: Tx) -> None:
         if token.revoked_at is None and token.hash not in kept and token.subject_id in wanted:
             identities.revoke(tx, token.id, now)
             record(rt, tx, Event.TOKEN_REVOKED, actor=SYSTEM, resource=("token", token.id), reason=NOT_CONFIGURED)
+    outbox.cancel_removed(rt, tx)
     facts = {"digest": rt.settings.config_digest, "pid": os.getpid()}
     record(rt, tx, Event.CONFIG_SYNCED, actor=SYSTEM, metadata=facts)
 

@@ -26,7 +26,7 @@ from dbward.domain.states import PURGEABLE, Trigger
 from dbward.errors import Conflict, DbwardError, Missing, Unavailable
 from dbward.results.local import storage_key
 from dbward.runtime import Runtime
-from dbward.services import audit, explains
+from dbward.services import audit, explains, outbox
 from dbward.services.completion import give_up_delivery, lose
 from dbward.services.executions import take_back_if_lapsed
 from dbward.services.journal import due_checkpoint, record
@@ -224,6 +224,7 @@ _CHORES = (
     _Chore(timedelta(seconds=5), time_out_dispatches),
     _Chore(timedelta(seconds=5), expire),
     _Chore(timedelta(seconds=60), vouch),
+    _Chore(timedelta(hours=1), outbox.tidy),
     _Chore(timedelta(hours=1), purge),
 )
 

@@ -16,6 +16,7 @@ from dbward.domain.model import SYSTEM, AuditOutcome, Dialect, Event, Principal,
 from dbward.domain.sql.redact import redact
 from dbward.errors import DbwardError, Misconfigured
 from dbward.runtime import Runtime
+from dbward.services import outbox
 
 CHECKPOINT_EVERY = 100
 CHECKPOINT_AFTER = timedelta(hours=1)
@@ -40,7 +41,8 @@ def record(
     metadata: dict[str, Any] | None = None,
     sql: tuple[str, Dialect] | None = None,
 ) -> None:
-    """Append one event; about `request` or `target` when given. A signed checkpoint follows when one is due.
+    """Append one event; about `request` or `target` when given. A signed checkpoint follows when one is due, and what
+    webhooks are to be told of it is left for them.
 
     `sql`: what the event is about, which the record holds as far as `[audit] redaction` lets it.
     """
@@ -72,6 +74,7 @@ def record(
     end = audit.append(tx, _tail(tx), entry, lambda seq, digest: sign_head(rt.keys.audit, seq, digest))
     if end.seq - end.checkpoint_seq >= CHECKPOINT_EVERY or _overdue(end, now):
         checkpoint(rt, tx, end, now)
+    outbox.put(rt, tx, event, entry, requester=request.requester if request is not None else None, at=now)
 
 
 def checkpoint(rt: Runtime, tx: Tx, end: Tail, now: datetime) -> None:

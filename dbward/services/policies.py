@@ -1,12 +1,32 @@
-"""Which policies cover a target, and what they would decide, before there is any SQL."""
+"""The configured policies, which of them cover a target, and what they would decide before there is any SQL."""
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from datetime import timedelta
+from enum import StrEnum
+from typing import Any
+
 from dbward.domain import policy, rbac, review
-from dbward.domain.model import ExecutionPolicy, Operation, Permission, Principal, Target, Workflow
+from dbward.domain.model import (
+    AutoApprove,
+    ExecutionPolicy,
+    Operation,
+    Permission,
+    Principal,
+    ResultPolicy,
+    SqlReviewPolicy,
+    Step,
+    Target,
+    Workflow,
+)
 from dbward.domain.names import parse_name, parse_operation
+from dbward.domain.notifications import NotificationPolicy
+from dbward.errors import Missing
 from dbward.runtime import Runtime
 from dbward.services.views import View
+from dbward.settings.server import ServerSettings
 
 _OPERATIONS = (
     Operation.EXECUTE_SELECT,
@@ -16,6 +36,120 @@ _OPERATIONS = (
     Operation.MIGRATE_STATUS,
     Operation.MIGRATE_REPAIR,
 )
+_BUILTIN_REVIEW = SqlReviewPolicy()
+_NEVER_CHANGED = {"created_at": None, "updated_at": None}
+"""Configuration has no such times; clients expect the keys."""
+
+
+class Kind(StrEnum):
+    """A kind of policy, called as the key that its list has in an answer."""
+
+    WORKFLOWS = "workflows"
+    EXECUTION = "execution_policies"
+    RESULT = "result_policies"
+    NOTIFICATION = "notification_policies"
+    SQL_REVIEW = "sql_review_policies"
+
+
+def list_policies(rt: Runtime, who: Principal, kind: Kind) -> View:
+    """Every policy of one kind, in the order of the configuration. Raises `Refused`."""
+    _require_read(who)
+    return {kind: _views(rt.settings, kind)}
+
+
+def show(rt: Runtime, who: Principal, kind: Kind, policy_id: str) -> View:
+    """The policy of this id. Raises `Refused`, `Missing`."""
+    _require_read(who)
+    found = next((view for view in _views(rt.settings, kind) if view["id"] == policy_id), None)
+    if found is None:
+        raise Missing(f"{_KINDS[kind].word} {policy_id}")
+    return found
+
+
+def _require_read(who: Principal) -> None:
+    if (refusal := rbac.refuse(who, Permission.WORKFLOW_READ, target=None, owner=None)) is not None:
+        raise refusal
+
+
+def _views(settings: ServerSettings, kind: Kind) -> list[View]:
+    how = _KINDS[kind]
+    return [how.view(entry) for entry in how.entries(settings)]
+
+
+def _workflow_view(flow: Workflow) -> View:
+    return policy.workflow_to_json(flow) | {"auto_approve": _auto_approve(flow.auto_approve)} | _NEVER_CHANGED
+
+
+def _execution_view(found: ExecutionPolicy) -> View:
+    return {
+        "id": found.id,
+        "database": found.database,
+        "environment": found.environment,
+        "max_executions": found.max_executions,
+        "execution_window_secs": _secs(found.execution_window),
+        "retry_on_failure": found.retry_on_failure,
+        "statement_timeout_secs": _secs(found.statement_timeout),
+        "max_statement_timeout_secs": _secs(found.max_statement_timeout),
+        "max_rows": found.max_rows,
+        "migration_lease_duration_secs": _secs(found.migration_lease_duration),
+        "migration_statement_timeout_secs": _secs(found.migration_statement_timeout),
+        **_NEVER_CHANGED,
+    }
+
+
+def _result_view(found: ResultPolicy) -> View:
+    return {
+        "id": found.id,
+        "database": found.database,
+        "environment": found.environment,
+        "retention_days": found.retention.days,
+        "delivery_mode": found.delivery_mode,
+        "access": [str(selector) for selector in found.access],
+        **_NEVER_CHANGED,
+    }
+
+
+def _notification_view(found: NotificationPolicy) -> View:
+    return {
+        "id": found.id,
+        "database": found.database,
+        "environment": found.environment,
+        "webhooks": found.webhooks,
+        "events": found.events,
+    }
+
+
+def _review_view(found: SqlReviewPolicy) -> View:
+    return {
+        "id": found.id,
+        "database": found.database,
+        "environment": found.environment,
+        "rules": {**review.DEFAULT_ACTIONS, **found.rules},
+        "source": "builtin" if found.id == _BUILTIN_REVIEW.id else "config",
+    }
+
+
+@dataclass(frozen=True, slots=True)
+class _Kind:
+    word: str
+    entries: Callable[[ServerSettings], Iterable[Any]]
+    view: Callable[[Any], View]
+
+
+_KINDS = {
+    Kind.WORKFLOWS: _Kind("workflow", lambda settings: settings.policy.workflows, _workflow_view),
+    Kind.EXECUTION: _Kind("execution policy", lambda settings: settings.policy.execution_policies, _execution_view),
+    Kind.RESULT: _Kind("result policy", lambda settings: settings.policy.result_policies, _result_view),
+    Kind.NOTIFICATION: _Kind(
+        "notification policy", lambda settings: settings.features.notification_policies, _notification_view
+    ),
+    Kind.SQL_REVIEW: _Kind(
+        "SQL review policy", lambda settings: (*settings.policy.sql_review, _BUILTIN_REVIEW), _review_view
+    ),
+}
+
+
+# --- which of them cover a target -------------------------------------------------------------------------------------
 
 
 def resolve(rt: Runtime, who: Principal, database: str, environment: str, operation: str | None) -> View:
@@ -31,13 +165,7 @@ def resolve(rt: Runtime, who: Principal, database: str, environment: str, operat
     common: View = {
         "registered": True,
         "execution_policy": _execution_policy(execution),
-        "sql_review_policy": {
-            "id": rules.id,
-            "database": rules.database,
-            "environment": rules.environment,
-            "source": "config" if rules.rules else "builtin",
-            "rules": {**review.DEFAULT_ACTIONS, **rules.rules},
-        },
+        "sql_review_policy": _review_view(rules),
     }
     if operation is None:
         return head | common | {"resolutions": [_line(rt, target, one) for one in _OPERATIONS]}
@@ -68,17 +196,21 @@ def _preview(flow: Workflow | None) -> View:
     else:
         verdict = ("may_auto_approve", "risk_unknown_until_analyzed")
     return {
-        "auto_approve": None
-        if auto is None
-        else {
-            "mode": auto.mode,
-            "max_risk_level": auto.risk,
-            "allow_read_only": auto.allow_read_only,
-            "allow_safe_ddl": auto.allow_safe_ddl,
-            "max_estimated_rows": auto.max_estimated_rows,
-        },
+        "auto_approve": _auto_approve(auto),
         "decision_preview": verdict[0],
         "reason_code": verdict[1],
+    }
+
+
+def _auto_approve(auto: AutoApprove | None) -> View | None:
+    if auto is None:
+        return None
+    return {
+        "mode": auto.mode,
+        "max_risk_level": auto.risk,
+        "allow_read_only": auto.allow_read_only,
+        "allow_safe_ddl": auto.allow_safe_ddl,
+        "max_estimated_rows": auto.max_estimated_rows,
     }
 
 
@@ -88,10 +220,21 @@ def _workflow(flow: Workflow | None) -> View | None:
     return {
         "id": flow.id,
         "matched_by": _matched_by(flow),
-        "steps": [{"mode": step.mode, "approvers": policy.approvers_json(step)} for step in flow.steps],
+        "steps": [_step(step) for step in flow.steps],
         "require_reason": flow.require_reason,
         "explain": flow.explain,
         "allow_self_approve": flow.allow_self_approve,
+    }
+
+
+def _step(step: Step) -> View:
+    """`min` is how many approvals complete the step at least: all that are asked for, or the fewest in mode `any`."""
+    wanted = [entry.min for entry in step.approvers]
+    return {
+        "mode": step.mode,
+        "approvers": [str(entry.selector) for entry in step.approvers],
+        "min": sum(wanted) if step.mode == "all" else min(wanted),
+        "required": policy.approvers_json(step),
     }
 
 
@@ -100,12 +243,16 @@ def _matched_by(found: Workflow | ExecutionPolicy) -> str:
 
 
 def _execution_policy(found: ExecutionPolicy) -> View:
-    migrating = found.migration_statement_timeout
     return {
-        "statement_timeout_secs": found.statement_timeout.total_seconds(),
-        "migration_statement_timeout_secs": migrating.total_seconds() if migrating is not None else None,
+        "statement_timeout_secs": _secs(found.statement_timeout),
+        "migration_statement_timeout_secs": _secs(found.migration_statement_timeout),
         "max_rows": found.max_rows,
         "max_executions": found.max_executions,
         "matched_by": _matched_by(found),
         "explicit": bool(found.id),
     }
+
+
+def _secs(duration: timedelta | None) -> int | None:
+    """Whole seconds, as the configuration has them."""
+    return None if duration is None else duration // timedelta(seconds=1)

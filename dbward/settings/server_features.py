@@ -1,6 +1,6 @@
-"""Sections of `server.toml` for parts that come with later versions: validated in full and kept, with a warning.
+"""Sections of `server.toml` for single features, of which some come with later versions: validated in full and kept.
 
-A setting that has no effect yet must not look as if it had: each section that is present is named at start.
+A setting that has no effect yet must not look as if it had: each such section is named in a warning at start.
 """
 
 from __future__ import annotations
@@ -10,11 +10,13 @@ from dataclasses import dataclass, field
 from datetime import timedelta
 from urllib.parse import urlsplit
 
+from dbward.domain.addresses import refuse_host
+from dbward.domain.notifications import NotificationPolicy, matches_any
 from dbward.settings.load import Table
 from dbward.settings.secret import Secret
 from dbward.settings.server_policy import read_scope
 
-_LATER = ("webhooks", "notification_policies", "slack", "mcp")
+_LATER = ("slack", "mcp")
 _WEBHOOK_ID = re.compile(r"[a-z0-9]([a-z0-9-]*[a-z0-9])?")
 
 
@@ -25,14 +27,6 @@ class Webhook:
     events: tuple[str, ...] = ()
     format: str = "generic"
     secret: Secret | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class NotificationPolicy:
-    database: str
-    environment: str
-    webhooks: tuple[str, ...] = ()
-    events: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,11 +70,12 @@ class Features:
 
 
 def read_features(root: Table, warnings: list[str]) -> Features:
-    webhooks = _read_webhooks(root)
+    private = root.flag("allow_private_networks", default=False)
+    webhooks = _read_webhooks(root, warnings, allow_private_networks=private)
     features = Features(
-        allow_private_networks=root.flag("allow_private_networks", default=False),
+        allow_private_networks=private,
         webhooks=webhooks,
-        notification_policies=_read_notifications(root, {hook.id for hook in webhooks}),
+        notification_policies=_read_notifications(root, {hook.id for hook in webhooks}, warnings),
         slack=_read_slack(root.table("slack")),
         mcp=_read_mcp(root.table("mcp")),
         preflight=_read_preflight(root.table("preflight")),
@@ -90,11 +85,13 @@ def read_features(root: Table, warnings: list[str]) -> Features:
     channel.secs("slot_ttl_secs", timedelta(seconds=600), least=1)
     if channel.present:
         warnings.append("[result_channel] has no effect: results are streamed from the result store")
+    if webhooks:
+        warnings.append("[webhooks] are not called in this version: what they would be told is recorded and listed")
     warnings.extend(f"[{name}] is checked but not in effect in this version" for name in _LATER if root.has(name))
     return features
 
 
-def _read_webhooks(root: Table) -> tuple[Webhook, ...]:
+def _read_webhooks(root: Table, warnings: list[str], *, allow_private_networks: bool) -> tuple[Webhook, ...]:
     found: dict[str, Webhook] = {}
     for table in root.tables("webhooks"):
         url = table.required("url")
@@ -106,27 +103,42 @@ def _read_webhooks(root: Table) -> tuple[Webhook, ...]:
             table.wrong("id", "must be up to 64 lower-case letters, digits and inner dashes")
         elif name in found:
             table.wrong("id", f"{name!a} is used twice")
-        if url and _host(url) is None:
-            table.wrong("url", "must be an http or https URL with a host")
+        if url:
+            _check_url(table, url, allow_private_networks=allow_private_networks)
         found[name] = Webhook(
             id=name,
             url=url,
-            events=table.texts("events"),
+            events=_read_events(table, warnings),
             format=table.choice("format", "generic", ("generic", "slack")),
             secret=table.secret("secret"),
         )
     return tuple(found.values())
 
 
+def _check_url(table: Table, url: str, *, allow_private_networks: bool) -> None:
+    host = _host(url)
+    if host is None:
+        table.wrong("url", "must be an http or https URL with a host")
+    elif not allow_private_networks and (why := refuse_host(host)) is not None:
+        table.wrong("url", f"the host {host!a} {why}; allow_private_networks = true lets webhooks go there")
+
+
 def _host(url: str) -> str | None:
     try:
         parts = urlsplit(url)
+        parts.port  # noqa: B018 - reading it is the check
     except ValueError:
         return None
     return parts.hostname if parts.scheme in {"http", "https"} else None
 
 
-def _read_notifications(root: Table, webhooks: set[str]) -> tuple[NotificationPolicy, ...]:
+def _read_events(table: Table, warnings: list[str]) -> tuple[str, ...]:
+    events = table.texts("events")
+    warnings.extend(f"{table.at('events')}: no event is called {one!a}" for one in events if not matches_any(one))
+    return events
+
+
+def _read_notifications(root: Table, webhooks: set[str], warnings: list[str]) -> tuple[NotificationPolicy, ...]:
     found: dict[tuple[str, str], NotificationPolicy] = {}
     for table in root.tables("notification_policies"):
         scope = read_scope(table)
@@ -136,7 +148,9 @@ def _read_notifications(root: Table, webhooks: set[str]) -> tuple[NotificationPo
         for name in named:
             if name not in webhooks:
                 table.wrong("webhooks", f"there is no webhook {name!a}")
-        found[scope] = NotificationPolicy(*scope, webhooks=named, events=table.texts("events"))
+        found[scope] = NotificationPolicy(
+            f"np:{scope[0]}:{scope[1]}", *scope, webhooks=named, events=_read_events(table, warnings)
+        )
     return tuple(found.values())
 
 

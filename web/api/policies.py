@@ -1,13 +1,16 @@
-"""`/api/preflight` and `/api/policy-resolution`: what would happen, before anything does."""
+"""The policies as they are configured, and what they would lead to, before anything does."""
 
 from __future__ import annotations
 
 from flask import Blueprint, Response
 
-from dbward.client.answers import preflight as answers
+from dbward.client.answers import policies as answers
+from dbward.client.answers import preflight as verdicts
+from dbward.client.answers.base import Answer
 from dbward.client.shapes import NewPreflight, PolicyQuestion
 from dbward.domain.model import Permission
 from dbward.services import policies, preflight
+from dbward.services.policies import Kind
 from web import guard, json, plans
 from web.endpoint import Extent, endpoint
 
@@ -21,7 +24,7 @@ bp.before_request(guard.require_user)
     needs=Permission.REQUEST_PREFLIGHT,
     extent=Extent.SCOPED,
     body=NewPreflight,
-    answers={200: answers.Verdict},
+    answers={200: verdicts.Verdict},
     errors=(503,),
 )
 def check(body: NewPreflight) -> Response:
@@ -43,3 +46,25 @@ def resolution(query: PolicyQuestion) -> Response:
     """Of one operation in full, or of all of them in a line each."""
     found = policies.resolve(guard.runtime(), guard.principal(), query.database, query.environment, query.operation)
     return json.reply(found)
+
+
+def _serve(kind: Kind, path: str, many: type[Answer], one: type[Answer]) -> None:
+    """The list of one kind of policy, and each of them by its id."""
+    words = path.replace("-", " ")
+
+    @bp.get(f"/{path}", endpoint=f"list_{kind}")
+    @endpoint(f"List {words}", needs=Permission.WORKFLOW_READ, answers={200: many})
+    def list_() -> Response:
+        return json.reply(policies.list_policies(guard.runtime(), guard.principal(), kind))
+
+    @bp.get(f"/{path}/<policy_id>", endpoint=f"show_{kind}")
+    @endpoint(f"Show one of the {words}", needs=Permission.WORKFLOW_READ, answers={200: one}, errors=(404,))
+    def show(policy_id: str) -> Response:
+        return json.reply(policies.show(guard.runtime(), guard.principal(), kind, policy_id))
+
+
+_serve(Kind.WORKFLOWS, "workflows", answers.Workflows, answers.Workflow)
+_serve(Kind.EXECUTION, "execution-policies", answers.ExecutionPolicies, answers.ExecutionPolicy)
+_serve(Kind.RESULT, "result-policies", answers.ResultPolicies, answers.ResultPolicy)
+_serve(Kind.NOTIFICATION, "notification-policies", answers.NotificationPolicies, answers.NotificationPolicy)
+_serve(Kind.SQL_REVIEW, "sql-review-policies", answers.SqlReviewPolicies, answers.SqlReviewPolicy)

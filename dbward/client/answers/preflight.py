@@ -1,4 +1,4 @@
-"""`/api/preflight` and `/api/policy-resolution`."""
+"""`/api/preflight`."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Literal
 from pydantic import Field
 
 from dbward.client.answers.base import Answer, Count
-from dbward.client.answers.requests import Explained, Factor, Mode
+from dbward.client.answers.requests import Explained, Factor
 from dbward.domain.model import Operation
 
 
@@ -87,71 +87,3 @@ class Verdict(Answer):
     fix_hints: list[str]
     retryable: bool
     next_actions: list[str]
-
-
-class AutoApprove(Answer):
-    mode: Literal["always", "risk_based"]
-    max_risk_level: str | None
-    allow_read_only: bool
-    allow_safe_ddl: bool
-    max_estimated_rows: int
-
-
-class Step(Answer):
-    mode: Mode
-    approvers: list[Approver]
-
-
-class ResolvedWorkflow(Answer):
-    id: str
-    matched_by: str
-    steps: list[Step]
-    require_reason: bool
-    explain: bool
-    allow_self_approve: bool
-
-
-class ResolvedExecution(Answer):
-    """`explicit` false: nothing is configured, and these are the built-in values."""
-
-    statement_timeout_secs: float
-    migration_statement_timeout_secs: float | None
-    max_rows: int | None
-    max_executions: int
-    matched_by: str
-    explicit: bool
-
-
-class ResolvedReview(Answer):
-    id: str
-    database: str
-    environment: str
-    source: Literal["config", "builtin"]
-    rules: dict[str, Literal["block", "warn", "off"]]
-
-
-class Line(Answer):
-    """What would happen to one operation, as far as can be said before the SQL is known."""
-
-    operation: Operation
-    workflow_id: str | None
-    matched_by: str | None
-    auto_approve: AutoApprove | None
-    decision_preview: str
-    reason_code: str
-
-
-class Resolution(Answer):
-    """With `operation` the workflow in full; without, a line for each. Not `registered`: only the first keys."""
-
-    database: str
-    environment: str
-    registered: bool
-    operation: Operation = Operation.EXECUTE_SELECT
-    decision_preview: str = ""
-    reason_code: str = ""
-    execution_policy: ResolvedExecution | None = None
-    sql_review_policy: ResolvedReview | None = None
-    workflow: ResolvedWorkflow | None = None
-    auto_approve: AutoApprove | None = None
-    resolutions: list[Line] = Field(default=[])
