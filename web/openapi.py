@@ -53,6 +53,8 @@ TAGS = {
     "requests": "Submit SQL, look, decide, run.",
     "results": "What came out of it.",
     "policies": "What would happen, and by which rules.",
+    "webhooks": "Whom the server tells, and of what.",
+    "config_only": "What is changed in `server.toml` only.",
     "identity": "Who is who.",
     "users": "People, by whoever manages them.",
     "directory": "Groups and roles.",
