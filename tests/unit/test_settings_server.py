@@ -293,6 +293,27 @@ def test_everything(tmp_path: Path) -> None:
         assert any(f"[{section}]" in warning for warning in s.warnings), section
 
 
+def test_webhooks_may_stay_at_home_when_that_is_allowed(tmp_path: Path) -> None:
+    hooks = "".join(
+        f'[[webhooks]]\nid = "hook-{n}"\nurl = "http://{host}:8080/x"\n'
+        for n, host in enumerate(("localhost", "10.0.0.1", "[::1]"))
+    )
+    settings = load_server(write(tmp_path, f"allow_private_networks = true\n{MINIMAL}\n{hooks}"), {})
+    assert len(settings.features.webhooks) == 3
+
+
+def test_an_event_that_does_not_exist_is_named(tmp_path: Path) -> None:
+    text = (
+        f'{MINIMAL}\n[[webhooks]]\nid = "a"\nurl = "https://x"\nevents = ["request.*", "request.creatd"]\n'
+        '[[notification_policies]]\nenvironment = "production"\nwebhooks = ["a"]\nevents = ["token.*", "user.created"]\n'
+    )
+    settings = load_server(write(tmp_path, text), {})
+    told = [warning for warning in settings.warnings if "no event" in warning]
+    assert [warning.partition(":")[0] for warning in told] == ["webhooks[0].events", "notification_policies[0].events"]
+    assert "'request.creatd'" in told[0]
+    assert settings.features.notification_policies[0].id == "np:*:production"
+
+
 def test_no_secret_in_the_repr(tmp_path: Path) -> None:
     text = repr(load_server(write(tmp_path, FULL), {"ALICE": TOKEN}))
     assert "hunter2" not in text
@@ -420,6 +441,12 @@ STEP = '[[workflows.steps]]\napprovers = [{ role = "approver" }]\n'
         ('[[webhooks]]\nurl = "https://hooks.example.com/x"', "webhooks[0].id", "hooks-example-com"),
         ('[[webhooks]]\nid = "A"\nurl = "https://x"', "webhooks[0].id", "lower-case"),
         ('[[webhooks]]\nid = "a"\nurl = "file:///etc/passwd"', "webhooks[0].url", "http"),
+        ('[[webhooks]]\nid = "a"\nurl = "https://x:port/"', "webhooks[0].url", "http"),
+        ('[[webhooks]]\nid = "a"\nurl = "https://u:p@127.0.0.1/x"', "webhooks[0].url", "allow_private_networks"),
+        ('[[webhooks]]\nid = "a"\nurl = "http://[::1]:8080/x"', "webhooks[0].url", "not a public address"),
+        ('[[webhooks]]\nid = "a"\nurl = "http://169.254.169.254/latest"', "webhooks[0].url", "not a public address"),
+        ('[[webhooks]]\nid = "a"\nurl = "http://localhost/x"', "webhooks[0].url", "this machine"),
+        ('[[webhooks]]\nid = "a"\nurl = "http://2130706433/x"', "webhooks[0].url", "a number"),
         ('[[notification_policies]]\nwebhooks = ["x"]', "notification_policies[0].webhooks", "no webhook"),
         ('[[auth.roles]]\nname = "admin"\npermissions = ["*"]', "auth.roles[0].name", "built in"),
         ('[[auth.roles]]\nname = "x"', "auth.roles[0].permissions", "required"),
