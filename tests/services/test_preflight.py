@@ -10,7 +10,7 @@ import pytest
 from dbward.client.shapes import NewPreflight
 from dbward.domain.model import Principal
 from dbward.errors import DbwardError, Invalid, RateLimited, Refused, TooLarge
-from dbward.services import policies, preflight
+from dbward.services import preflight
 from dbward.services.views import View
 from dbward.settings.server_features import Preflight
 from tests.services.conftest import World
@@ -225,38 +225,6 @@ def test_the_trace_answers_why(world: World) -> None:
             "and the risk of this one is not known."
         ),
     ]
-
-
-def test_policies_of_a_target(world: World) -> None:
-    who = world.who("alice")
-    seen = policies.resolve(world.rt, who, "app", "risk", None)
-    assert seen["registered"]
-    assert {one["operation"]: one["decision_preview"] for one in seen["resolutions"]} == dict.fromkeys(
-        ("execute_select", "execute_dml", "migrate_up", "migrate_down", "migrate_status", "migrate_repair"),
-        "may_auto_approve",
-    )
-    assert seen["sql_review_policy"]["id"] == "builtin-default"
-    one = policies.resolve(world.rt, who, "app", "steps", "execute_dml")
-    assert (one["decision_preview"], one["reason_code"]) == ("needs_approval", "no_auto_approve")
-    assert [step["approvers"] for step in one["workflow"]["steps"]] == [
-        [{"selector": "role:approver", "min": 2}, {"selector": "user:sam", "min": 1}],
-        [{"selector": "group:dba", "min": 1}, {"selector": "user:carol", "min": 1}],
-    ]
-    assert policies.resolve(world.rt, who, "app", "bare", "execute_dml")["decision_preview"] == "deny"
-    assert policies.resolve(world.rt, who, "app", "nowhere", None) == {
-        "database": "app",
-        "environment": "nowhere",
-        "registered": False,
-        "decision_preview": "deny",
-        "reason_code": "db_not_registered",
-    }
-    many = policies.resolve(world.rt, who, "app", "many", None)["execution_policy"]
-    assert (many["max_rows"], many["explicit"]) == (77, True)
-
-
-def test_policies_need_a_permission(world: World) -> None:
-    with pytest.raises(Refused):
-        policies.resolve(world.rt, world.who("none"), "app", "auto", None)
 
 
 def test_preflights_may_be_limited(world: World) -> None:

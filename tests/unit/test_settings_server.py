@@ -305,7 +305,8 @@ def test_webhooks_may_stay_at_home_when_that_is_allowed(tmp_path: Path) -> None:
 def test_an_event_that_does_not_exist_is_named(tmp_path: Path) -> None:
     text = (
         f'{MINIMAL}\n[[webhooks]]\nid = "a"\nurl = "https://x"\nevents = ["request.*", "request.creatd"]\n'
-        '[[notification_policies]]\nenvironment = "production"\nwebhooks = ["a"]\nevents = ["token.*", "user.created"]\n'
+        '[[notification_policies]]\nenvironment = "production"\nwebhooks = ["a"]\n'
+        'events = ["token.*", "user.created"]\n'
     )
     settings = load_server(write(tmp_path, text), {})
     told = [warning for warning in settings.warnings if "no event" in warning]
