@@ -29,6 +29,7 @@ class Extent(StrEnum):
     VISIBLE = "own, waiting for one's decision, decided by oneself, or `:any`"
     SHARED = "own, shared with or decided by oneself, or `:any`"
     APPROVER = "named by the current step of the workflow"
+    CONFIGURED = "405 for everybody: it is configuration"
     SELF = "about oneself, or with the permission"
     AGENT = "its own work, within its token's scopes"
     BROKER = "what the broker's own table lets this kind of token do"

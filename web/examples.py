@@ -35,6 +35,8 @@ NAMED: Mapping[str, Any] = {
     "error_message": None,
     "execution_id": _ID,
     "event_hash": _HASH,
+    "event_type": "request.created",
+    "events": ["request.*"],
     "id": _ID,
     "limit": 50,
     "message": "the statement has no WHERE",
@@ -64,9 +66,12 @@ NAMED: Mapping[str, Any] = {
     "token_id": _ID,
     "token_prefix": "6a2f41a3",
     "upload_id": _ID,
+    "url": "https://hooks.example.com/dbward",
     "user": "bob",
     "user_id": "alice",
     "version": "0.1.0",
+    "webhook_id": "ops",
+    "webhooks": ["ops"],
 }
 _PLAIN: Mapping[Any, Any] = {
     str: "text",

@@ -5,7 +5,7 @@ from __future__ import annotations
 from flask import Blueprint, Response
 
 from web import guard
-from web.endpoint import endpoint
+from web.endpoint import Extent, endpoint
 from web.errors import not_allowed
 
 bp = Blueprint("config_only", __name__, url_prefix="/api")
@@ -22,7 +22,7 @@ CONFIGURED = (
 )
 
 
-@endpoint("Refused: it is changed in server.toml", answers={}, errors=(405,))
+@endpoint("Refused: it is changed in server.toml", answers={}, extent=Extent.CONFIGURED, errors=(405,))
 def refuse(**_: str) -> Response:
     """Edit `server.toml` and reload; there is nothing that this could change."""
     return not_allowed(
