@@ -243,7 +243,7 @@ def show(rt: Runtime, who: Principal, database: str, asked: SchemaFilter) -> Vie
     """The snapshot of one target: summaries of its tables, all of them whole, or one table.
 
     Without an environment: the first that has a snapshot and that this person may see, production first. Raises
-    `Missing` (`not_found`) for what does not exist or is ambiguous, and `Refused`.
+    `Refused`, and `Missing` (`not_found`) for what does not exist or is ambiguous.
     """
     with rt.store.read() as conn:
         found = _choose(rt, who, conn, database, asked.environment)
@@ -295,26 +295,23 @@ def tables_named(conn: Connection, target: Target, names: Iterable[Name]) -> lis
 
 
 def _choose(rt: Runtime, who: Principal, conn: Connection, database: str, environment: str | None) -> SnapshotRow:
-    registered = {target for target in rt.settings.policy.targets if target.database == database}
-    if not registered:
-        raise Missing(f"database {database} is not registered", code="not_found")
-    if environment is not None:
-        target = Target(database, environment)
-        if target not in registered:
-            raise Missing(f"{target} is not registered", code="not_found")
-        if (refusal := rbac.refuse(who, Permission.SCHEMA_READ, target=target, owner=None)) is not None:
-            raise refusal
-        snapshot = schemas.find(conn, target)
-        if snapshot is None or snapshot.upload_id is None:
-            raise _no_snapshot(str(target), snapshot)
-        return snapshot
-    known = [row for row in schemas.of_database(conn, database) if row.target in registered]
-    permitted = [row for row in known if rbac.allowed(who, Permission.SCHEMA_READ, row.target)]
-    if complete := [row for row in permitted if row.upload_id is not None]:
+    """What is outside of this person's scope is answered for as if it were not there, or the same in both cases."""
+    asked = Target(database, environment) if environment is not None else None
+    if (refusal := rbac.refuse(who, Permission.SCHEMA_READ, target=asked, owner=None)) is not None:
+        raise refusal
+    visible = {
+        target
+        for target in rt.settings.policy.targets
+        if target.database == database and rbac.allowed(who, Permission.SCHEMA_READ, target)
+    }
+    if asked is not None:
+        visible &= {asked}
+    if not visible:
+        raise Missing(f"{asked or f'database {database}'} is not registered", code="not_found")
+    known = [row for row in schemas.of_database(conn, database) if row.target in visible]
+    if complete := [row for row in known if row.upload_id is not None]:
         return min(complete, key=_preference)
-    if any(row.upload_id is not None for row in known):
-        raise Refused(f"this needs the permission {Permission.SCHEMA_READ} on {database}")
-    raise _no_snapshot(database, permitted[0] if permitted else None)
+    raise _no_snapshot(str(asked or database), known[0] if known else None)
 
 
 def _preference(row: SnapshotRow) -> tuple[bool, int, str]:

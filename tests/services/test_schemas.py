@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -18,10 +19,10 @@ from dbward.client.wire import (
     WireTable,
 )
 from dbward.db import schemas as rows
-from dbward.domain.model import Dialect, Target
+from dbward.domain.model import Dialect, Grant, Permission, Role, Target
 from dbward.domain.schema import SchemaStatus, TableKind
 from dbward.domain.sql.statements import Name
-from dbward.errors import Missing, Refused
+from dbward.errors import DbwardError, Missing, Refused
 from dbward.services import housekeeping, schemas
 from dbward.services.views import View
 from tests.services.conftest import Agent, World, refused
@@ -175,7 +176,7 @@ def test_a_failure_before_any_snapshot(world, hand):
         show(world, environment="prod")
     with pytest.raises(Missing, match="the last try failed: cannot connect"):
         show(world)
-    with pytest.raises(Missing) as seen:
+    with pytest.raises(Refused) as seen:
         show(world, "none")
     assert "cannot connect" not in seen.value.message  # why is told to those only who may see it
 
@@ -252,6 +253,26 @@ def test_seeing_needs_the_permission_there(world, hand):
         with pytest.raises(Refused, match=r"schema\.read"):
             show(world, "dev", **asked)
     assert names(show(world, "bob")) == ["users"]
+
+
+def test_what_is_out_of_scope_is_answered_for_as_if_it_were_not_there(world, hand):
+    hand.send(table("users"))
+    narrow = Role("narrow", (Grant(Permission.SCHEMA_READ),), databases=("app",), environments=("auto",))
+    who = replace(world.who("alice"), roles=(narrow,))
+
+    def ask(database: str, environment: str | None = None) -> tuple[type[DbwardError], str]:
+        with pytest.raises(DbwardError) as caught:
+            schemas.show(world.rt, who, database, SchemaFilter(environment=environment))
+        return type(caught.value), caught.value.message.replace(environment or database, "…")
+
+    assert ask("app", "prod") == ask("app", "nowhere")
+    assert ask("app", "prod")[0] is Refused
+    assert ask("vouched") == ask("nowhere")
+    assert ask("vouched")[0] is Missing
+    with pytest.raises(Missing, match="no agent has sent it yet"):  # not that there is one of prod
+        schemas.show(world.rt, who, "app", SchemaFilter())
+    Hand(world.agent(), "auto").send(table("mine"))
+    assert names(schemas.show(world.rt, who, "app", SchemaFilter())) == ["mine"]
 
 
 def test_what_is_not_there(world, hand):
