@@ -152,8 +152,9 @@ def _each_due(
 
 
 def purge(rt: Runtime) -> None:
-    """Results, requests, tokens and audit events past their retention, and uploads nobody goes on with."""
+    """Deliveries, results, requests, tokens and audit events past their retention, and uploads nobody goes on with."""
     now = rt.now()
+    outbox.tidy(rt)
     _purge_results(rt, now)
     _purge_requests(rt, now - rt.settings.retention.request_ttl)
     _purge_uploads(rt, now - ABANDONED_UPLOAD_AFTER)
@@ -224,7 +225,6 @@ _CHORES = (
     _Chore(timedelta(seconds=5), time_out_dispatches),
     _Chore(timedelta(seconds=5), expire),
     _Chore(timedelta(seconds=60), vouch),
-    _Chore(timedelta(hours=1), outbox.tidy),
     _Chore(timedelta(hours=1), purge),
 )
 

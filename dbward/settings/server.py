@@ -152,7 +152,7 @@ def load_server(path: Path | str, env: Mapping[str, str] | None = None) -> Serve
         broker=_read_broker(root.table("broker")),
         max_detail_bytes=requests.integer("max_detail_bytes", 100_000, least=1, most=MAX_BYTES),
         dispatch_timeout=requests.secs("dispatch_timeout_secs", timedelta(seconds=300), least=1),
-        features=server_features.read_features(root, warnings),
+        features=server_features.read_features(root, policy.targets, warnings),
         config_digest=sha256_hex(raw),
         warnings=tuple(warnings),
     )

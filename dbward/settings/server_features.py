@@ -11,10 +11,11 @@ from datetime import timedelta
 from urllib.parse import urlsplit
 
 from dbward.domain.addresses import refuse_host
+from dbward.domain.model import Target
 from dbward.domain.notifications import NotificationPolicy, matches_any
 from dbward.settings.load import Table
 from dbward.settings.secret import Secret
-from dbward.settings.server_policy import read_scope
+from dbward.settings.server_policy import read_scope, warn_unregistered
 
 _LATER = ("slack", "mcp")
 _WEBHOOK_ID = re.compile(r"[a-z0-9]([a-z0-9-]*[a-z0-9])?")
@@ -69,7 +70,7 @@ class Features:
     preflight: Preflight = Preflight()
 
 
-def read_features(root: Table, warnings: list[str]) -> Features:
+def read_features(root: Table, targets: tuple[Target, ...], warnings: list[str]) -> Features:
     private = root.flag("allow_private_networks", default=False)
     webhooks = _read_webhooks(root, warnings, allow_private_networks=private)
     features = Features(
@@ -80,6 +81,8 @@ def read_features(root: Table, warnings: list[str]) -> Features:
         mcp=_read_mcp(root.table("mcp")),
         preflight=_read_preflight(root.table("preflight")),
     )
+    for rule in features.notification_policies:
+        warn_unregistered("notification_policies", rule, targets, warnings)
     channel = root.table("result_channel")
     channel.integer("max_slots", 10_000, least=1)
     channel.secs("slot_ttl_secs", timedelta(seconds=600), least=1)

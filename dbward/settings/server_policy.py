@@ -62,7 +62,7 @@ def read_policy(root: Table, warnings: list[str]) -> tuple[PolicySet, dict[Targe
         ("sql_review", policy.sql_review),
     ):
         for entry in entries:
-            _warn_unregistered(name, entry, targets, warnings)
+            warn_unregistered(name, entry, targets, warnings)
     return policy, dialects
 
 
@@ -338,7 +338,8 @@ def _actions(rule: str) -> tuple[str, ...]:
     return ("warn", "off") if rule == SQUAWK else ("block", "warn", "off")
 
 
-def _warn_unregistered(name: str, entry: _Scoped, targets: tuple[Target, ...], warnings: list[str]) -> None:
+def warn_unregistered(name: str, entry: _Scoped, targets: tuple[Target, ...], warnings: list[str]) -> None:
+    """A policy that covers nothing is most often a misspelled one."""
     if not any(
         entry.database in (ANY, target.database) and entry.environment in (ANY, target.environment)
         for target in targets

@@ -16,7 +16,7 @@ from dbward.db.tables import webhook_deliveries
 from dbward.domain.notifications import DeliveryStatus
 from dbward.errors import Conflict, DbwardError, Missing, Refused
 from dbward.runtime import open_runtime
-from dbward.services import bootstrap, outbox, webhooks
+from dbward.services import bootstrap, housekeeping, outbox, webhooks
 from dbward.services.views import View
 from tests.services.conftest import Clock, Place, World, refused
 
@@ -250,21 +250,21 @@ def test_what_waits_for_a_removed_webhook_is_cancelled_at_the_next_start(place: 
 def test_what_cannot_be_sent_for_a_week_is_given_up_and_forgotten_a_week_later(hooked: World) -> None:
     hooked.create(environment="prod")
     hooked.clock.advance(days=7)
-    outbox.tidy(hooked.rt)
+    housekeeping.purge(hooked.rt)
     assert {row["status"] for row in rows(hooked)} == {"pending"}
     hooked.clock.advance(seconds=1)
     hooked.create(environment="prod")
-    outbox.tidy(hooked.rt)
+    housekeeping.purge(hooked.rt)
     first, second = rows(hooked)[:2], rows(hooked)[2:]
     assert {(row["status"], row["last_error"], row["next_retry_at"]) for row in first} == {
         ("dead", "not sent within 7 days", None)
     }
     assert {row["status"] for row in second} == {"pending"}
     hooked.clock.advance(days=7)
-    outbox.tidy(hooked.rt)
+    housekeeping.purge(hooked.rt)
     assert len(rows(hooked)) == 4
     hooked.clock.advance(seconds=1)
-    outbox.tidy(hooked.rt)
+    housekeeping.purge(hooked.rt)
     assert [row["id"] for row in rows(hooked)] == [row["id"] for row in second]
 
 
@@ -273,10 +273,10 @@ def test_tidying_goes_through_more_than_a_batch(hooked: World, monkeypatch: pyte
     for _ in range(3):
         hooked.create(environment="prod")
     hooked.clock.advance(days=8)
-    outbox.tidy(hooked.rt)
+    housekeeping.purge(hooked.rt)
     assert {row["status"] for row in rows(hooked)} == {"dead"}
     hooked.clock.advance(days=8)
-    outbox.tidy(hooked.rt)
+    housekeeping.purge(hooked.rt)
     assert rows(hooked) == []
 
 
