@@ -30,6 +30,7 @@ ANNOUNCED = frozenset(
         Event.USER_UPDATED,
         Event.USER_SUSPENDED,
         Event.USER_ACTIVATED,
+        Event.USER_DELETED,
     }
 )
 """What webhooks can be told of; everything else stays in the audit log."""

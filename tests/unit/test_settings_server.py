@@ -510,12 +510,14 @@ def test_what_is_odd_but_allowed_is_a_warning(tmp_path: Path) -> None:
             '[[workflows]]\ndatabase = "shop"\n'
             '[[workflows.steps]]\napprovers = [{ role = "approver" }, { role = "approver", min = 2 }]\n'
             '[[workflows.steps]]\napprovers = [{ role = "approver" }]\n'
-            '[[workflows]]\n[workflows.auto_approve]\nmode = "always"\nrisk = "low"\n',
+            '[[workflows]]\n[workflows.auto_approve]\nmode = "always"\nrisk = "low"\n'
+            '[[notification_policies]]\nenvironment = "prod"\n',
         ),
         {},
     )
     text = "\n".join(s.warnings)
     assert "stands there twice" in text
+    assert "notification_policies: the entry for */prod matches no entry" in text
     assert "already in steps[0]" in text
     assert "shop/* matches no entry" in text
     assert "no effect with mode `always`" in text
