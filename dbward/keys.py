@@ -79,16 +79,8 @@ def create_missing(state_dir: Path, now: datetime) -> None:
 def load(state_dir: Path) -> Keys:
     """Both keys and the ring. Raises `Misconfigured` naming the file that is missing or damaged."""
     audit = _read_key(state_dir / AUDIT_KEY)
-    ring_path = state_dir / AUDIT_KEYRING
-    try:
-        ring = json.loads(ring_path.read_bytes())
-        keyring = {
-            name: Ed25519PublicKey.from_public_bytes(base64.b64decode(value)) for name, value in ring["keys"].items()
-        }
-        key_id = ring["current"]
-        current = keyring[key_id].public_bytes_raw()
-    except (OSError, ValueError, KeyError, TypeError) as e:
-        raise Misconfigured(f"{ring_path} cannot be read as the ring of audit keys: {e}", code="key.unreadable") from e
+    key_id, keyring = read_ring(state_dir / AUDIT_KEYRING)
+    current = keyring[key_id].public_bytes_raw()
     if current != audit.public_key().public_bytes_raw():
         raise Misconfigured(
             f"{state_dir / AUDIT_KEY} is not the key that {AUDIT_KEYRING} calls current",
@@ -96,6 +88,21 @@ def load(state_dir: Path) -> Keys:
             hint="restore both files from the same backup",
         )
     return Keys(_read_key(state_dir / EXECUTION_KEY), audit, key_id, keyring)
+
+
+def read_ring(path: Path) -> tuple[str, Mapping[str, Ed25519PublicKey]]:
+    """The id of the current audit key, and every audit key by its id. Raises `Misconfigured`."""
+    try:
+        ring = json.loads(path.read_bytes())
+        keyring = {
+            name: Ed25519PublicKey.from_public_bytes(base64.b64decode(value)) for name, value in ring["keys"].items()
+        }
+        current = ring["current"]
+        if current not in keyring:
+            raise KeyError(current)
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as e:
+        raise Misconfigured(f"{path} cannot be read as the ring of audit keys: {e}", code="key.unreadable") from e
+    return current, keyring
 
 
 def _read_key(path: Path) -> Ed25519PrivateKey:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from threading import Lock
 
 from dbward import keys
 from dbward.allowance import PerMinute
@@ -22,7 +23,9 @@ from dbward.tokencache import TokenCache
 
 @dataclass(frozen=True, slots=True)
 class Runtime:
-    """What services are given. `now` is the only clock; `hub` wakes the calls that wait."""
+    """What services are given. `now` is the only clock; `hub` wakes the calls that wait; who verifies the audit log
+    holds `verifying`.
+    """
 
     settings: ServerSettings
     store: Store
@@ -35,6 +38,7 @@ class Runtime:
     preflights: PerMinute
     now: Callable[[], datetime]
     _close: Callable[[], None] = field(repr=False)
+    verifying: Lock = field(default_factory=Lock, repr=False)
 
     def close(self) -> None:
         """Wake every waiting call, finish queued writes and close the database."""

@@ -37,10 +37,14 @@ class Extent(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Media:
-    """An answer that is not one JSON document of a model: its media type, and the model of each line or document."""
+    """An answer that is not one JSON document of a model: its media type, and the model of each line or document.
+
+    `also`: the other media types it may be asked for in.
+    """
 
     media_type: str
     model: type[BaseModel] | None = None
+    also: tuple[str, ...] = ()
 
 
 Answer = type[BaseModel] | Media | None

@@ -257,7 +257,7 @@ def _answer(status: int, answer: Answer, names: Names) -> Json:
     media = answer if isinstance(answer, Media) else Media("application/json", answer)
     if media.model is None:
         schema: Json = {} if media.media_type == "application/json" else {"type": "string"}
-        said["content"] = {media.media_type: {"schema": schema}}
+        said["content"] = {name: {"schema": schema} for name in (media.media_type, *media.also)}
     else:
         content = {"schema": {"$ref": _REF.format(model=names[media.model])}, "example": example(media.model)}
         said["content"] = {media.media_type: content}

@@ -14,6 +14,9 @@ _RFC3339 = re.compile(r"\d{4}-\d{2}-\d{2}[Tt ]\d{2}:\d{2}")
 
 PAGE_MAX = 100
 AUDIT_PAGE_MAX = 200
+AUDIT_OFFSET_MAX = 10_000
+AUDIT_COUNT_MAX = 10_000
+"""The record is counted no further than this."""
 OFFSET_MAX = 2**53
 """More than there ever is; a larger one is lowered, for not every database counts that far."""
 
@@ -114,21 +117,46 @@ class DeliveryFilter(Body):
     offset: Annotated[int, Field(ge=0)] = 0
 
 
-class AuditFilter(Body):
-    """Query of `GET /api/audit/events`. `since` and `until` are inclusive."""
+class AuditMatch(Body):
+    """Which events of the record are meant: exact matches, all of them at once. `since` and `until` are inclusive.
+
+    `status` is another name of `outcome`.
+    """
 
     actor_id: str | None = None
+    actor_type: str | None = None
     event_type: str | None = None
     event_category: str | None = None
     outcome: str | None = None
+    status: str | None = None
+    resource_type: str | None = None
+    resource_id: str | None = None
+    client_ip: str | None = None
     database: str | None = None
     environment: str | None = None
     operation: str | None = None
     request_id: str | None = None
+<<<<<<< HEAD
     since: Moment | None = None
     until: Moment | None = None
+=======
+    since: datetime | None = None
+    until: datetime | None = None
+
+
+class AuditFilter(AuditMatch):
+    """Query of `GET /api/audit/events`. `before_seq`: only events older than that one, for reading page after page."""
+
+>>>>>>> c236f77 (Export the audit log, and verify an export without its server)
     limit: Limit = 50
     offset: Annotated[int, Field(ge=0)] = 0
+    before_seq: Annotated[int, Field(ge=1)] | None = None
+
+
+class AuditExport(AuditMatch):
+    """Query of `GET /api/audit/export`."""
+
+    format: Literal["ndjson", "csv"] = "ndjson"
 
 
 class ScopeCeiling(Body):

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
 from datetime import datetime
-from typing import Any
+from typing import Any, Final
 
-from sqlalchemy import ColumnElement, Connection, and_, bindparam, delete, func, insert, select, update
+from sqlalchemy import ColumnElement, Connection, Row, and_, bindparam, delete, func, insert, literal, select, update
 
 from dbward.db.engine import Tx
 from dbward.db.tables import audit_events, audit_head
@@ -15,8 +15,21 @@ from dbward.domain.audit import CHAIN_VERSION, AuditEvent, Head, Link, event_has
 from dbward.domain.model import Event
 from dbward.errors import LostRace
 
-_BATCH = 1000
-_EVENT_COLUMNS = [audit_events.c[name] for name in AuditEvent.__slots__]
+PAGE_ROWS: Final = 1000
+PAGE_BYTES: Final = 4 * 2**20
+
+_seq = audit_events.c.seq
+_LINK_COLUMNS = [
+    *(audit_events.c[name] for name in AuditEvent.__slots__),
+    _seq,
+    audit_events.c.event_hash,
+    audit_events.c.chain_version,
+]
+# What may be long; the rest of a row is a few hundred bytes.
+_SIZE = sum(
+    (func.coalesce(func.length(audit_events.c[name]), 0) for name in ("detail_raw", "reason", "metadata_json")),
+    literal(1000),
+)
 
 # Written with every event, so built once: values are passed to `execute`, which costs a third of `.values(...)`.
 _TAIL = select(audit_head.c.seq, audit_head.c.hash, audit_head.c.checkpoint_seq, audit_head.c.checkpoint_at)
@@ -80,61 +93,73 @@ def append(
     return now
 
 
-def links(conn: Connection, upto: int) -> Iterator[Link]:
-    """Every row in order, read in batches by key: memory does not grow with the log."""
-    after = -1
-    columns = [*_EVENT_COLUMNS, audit_events.c.seq, audit_events.c.event_hash, audit_events.c.chain_version]
-    while True:
-        rows = conn.execute(
-            select(*columns)
-            .where(audit_events.c.seq > after, audit_events.c.seq <= upto)
-            .order_by(audit_events.c.seq)
-            .limit(_BATCH)
-        ).all()
-        for row in rows:
-            *fields, seq, digest, version = row
-            yield Link(seq, AuditEvent(**dict(zip(AuditEvent.__slots__, fields, strict=True))), digest, version)
-        if len(rows) < _BATCH:
-            return
-        after = rows[-1].seq
+def page(conn: Connection, wanted: Search, *, after: int, upto: int) -> list[Link]:
+    """The next rows in order with `after` < seq <= `upto`, empty when there are none: at most 1000, and about
+    4 MB, however long the SQL on record is; but one at least.
+    """
+    condition = and_(*_conditions(wanted), _seq > after, _seq <= upto)
+    sizes = conn.execute(select(_seq, _SIZE).where(condition).order_by(_seq).limit(PAGE_ROWS)).all()
+    if not sizes:
+        return []
+    last, total = sizes[0].seq, 0
+    for seq, size in sizes:
+        total += size
+        if total > PAGE_BYTES and seq != sizes[0].seq:
+            break
+        last = seq
+    rows = conn.execute(select(*_LINK_COLUMNS).where(condition, _seq <= last).order_by(_seq))
+    return [_link(row) for row in rows]
+
+
+def _link(row: Row[Any]) -> Link:
+    *values, seq, digest, version = tuple(row)
+    return Link(seq, AuditEvent(**dict(zip(AuditEvent.__slots__, values, strict=True))), digest, version)
 
 
 def beyond(conn: Connection, seq: int) -> int:
     """How many rows stand after `seq`; any after the head were put there by somebody else."""
-    return conn.execute(select(func.count()).where(audit_events.c.seq > seq)).scalar_one()
+    return conn.execute(select(func.count()).where(_seq > seq)).scalar_one()
 
 
 def hash_at(conn: Connection, seq: int) -> str | None:
-    return conn.execute(select(audit_events.c.event_hash).where(audit_events.c.seq == seq)).scalar()
+    return conn.execute(select(audit_events.c.event_hash).where(_seq == seq)).scalar()
 
 
 @dataclass(frozen=True, slots=True)
 class Search:
-    """Exact matches; `since` and `until` inclusive, as `domain.audit.stamp` makes them."""
+    """Exact matches by column; `since` and `until` inclusive, as `domain.audit.stamp` makes them; `before_seq` not."""
 
-    equal: dict[str, str]
+    equal: Mapping[str, str] = field(default_factory=dict)
     since: str | None = None
     until: str | None = None
+    before_seq: int | None = None
 
 
-def search(conn: Connection, wanted: Search, *, limit: int, offset: int) -> tuple[list[dict[str, Any]], int]:
-    """Newest first, and how many match in all."""
-    condition = and_(*_conditions(wanted))
-    total = conn.execute(select(func.count()).select_from(audit_events).where(condition)).scalar_one()
-    rows = conn.execute(
-        select(audit_events).where(condition).order_by(audit_events.c.seq.desc()).limit(limit).offset(offset)
-    ).mappings()
-    return [dict(row) for row in rows], total
+EVERYTHING = Search()
 
 
-def _conditions(wanted: Search) -> Iterable[ColumnElement[bool]]:
-    yield audit_events.c.seq > 0
+def search(conn: Connection, wanted: Search, *, limit: int, offset: int) -> list[Link]:
+    """Newest first."""
+    query = select(*_LINK_COLUMNS).where(*_conditions(wanted)).order_by(_seq.desc()).limit(limit).offset(offset)
+    return [_link(row) for row in conn.execute(query)]
+
+
+def count(conn: Connection, wanted: Search, *, most: int) -> int:
+    """How many match, counted no further than `most`."""
+    found = select(_seq).where(*_conditions(replace(wanted, before_seq=None))).limit(most).subquery()
+    return conn.execute(select(func.count()).select_from(found)).scalar_one()
+
+
+def _conditions(wanted: Search) -> Iterator[ColumnElement[bool]]:
+    yield _seq > 0
     for name, value in wanted.equal.items():
         yield audit_events.c[name] == value
     if wanted.since is not None:
         yield audit_events.c.created_at >= wanted.since
     if wanted.until is not None:
         yield audit_events.c.created_at <= wanted.until
+    if wanted.before_seq is not None:
+        yield _seq < wanted.before_seq
 
 
 def last_checkpoint_before(conn: Connection, created_at: str) -> tuple[int, str] | None:

@@ -12,6 +12,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, fields
 from datetime import UTC, datetime
 from enum import StrEnum
+from operator import attrgetter
 from typing import Any
 
 from cryptography.exceptions import InvalidSignature
@@ -62,6 +63,7 @@ CATEGORY: dict[Event, Category] = {
     Event.GROUP_MEMBER_REMOVED: Category.IDENTITY,
     Event.CONFIG_SYNCED: Category.POLICY,
     Event.PREFLIGHT_ATTEMPTED: Category.PREFLIGHT,
+    Event.AUDIT_EXPORTED: Category.POLICY,
     Event.AUDIT_SIGNED_CHECKPOINT: Category.POLICY,
     Event.AUDIT_PURGE_CHECKPOINT: Category.POLICY,
 }
@@ -99,6 +101,8 @@ class AuditEvent:
 
 
 _HASHED = tuple(field.name for field in fields(AuditEvent))
+_values_of = attrgetter(*_HASHED)
+_PREV_HASH = _HASHED.index("prev_hash")
 
 
 def stamp(at: datetime) -> str:
@@ -110,9 +114,10 @@ def stamp(at: datetime) -> str:
 
 def event_hash(event: AuditEvent, prev_hash: str | None) -> str:
     """SHA-256 hex of the 22 fields as `<bytes>:<value>` lines; `prev_hash` stands in place of the event's own."""
-    values = {name: getattr(event, name) for name in _HASHED} | {"prev_hash": prev_hash}
-    lines = (b"" if value is None else str(value).encode() for value in values.values())
-    return sha256_hex(b"\n".join(b"%d:%b" % (len(line), line) for line in lines))
+    values = list(_values_of(event))
+    values[_PREV_HASH] = prev_hash
+    lines = [b"" if value is None else str(value).encode() for value in values]
+    return sha256_hex(b"\n".join([b"%d:%b" % (len(line), line) for line in lines]))
 
 
 # --- signatures: Ed25519 in hex over short texts that say what they are ---
@@ -301,7 +306,7 @@ class _State:
         return None if event_hash(row.event, self.prev_hash) == row.event_hash else Break.HASH
 
     def _checkpoint(self, event: AuditEvent, keyring: Mapping[str, Ed25519PublicKey]) -> Break | None:
-        said = _Metadata(event.metadata_json)
+        said = _Metadata(event)
         key = keyring.get(said.text("key_id"))
         count = said.number("event_count_since_last_checkpoint")
         head_hash = said.text("chain_head_hash")
@@ -312,7 +317,7 @@ class _State:
         return None if count == self.since_checkpoint else Break.CHECKPOINT_COUNT
 
     def _purge(self, event: AuditEvent, head: Head, keyring: Mapping[str, Ed25519PublicKey]) -> Break | None:
-        said = _Metadata(event.metadata_json)
+        said = _Metadata(event)
         key = keyring.get(said.text("key_id"))
         last_hash = said.text("last_purged_hash")
         text = _purge_text(last_hash, said.text("purged_before"), said.number("retained_count"))
@@ -323,15 +328,20 @@ class _State:
         return None
 
 
-class _Metadata:
-    """An event's metadata, read without trust: whatever is missing or odd becomes a value that proves nothing."""
+def metadata_of(event: AuditEvent) -> dict[str, Any]:
+    """An event's metadata, read without trust: empty when it is not a JSON object."""
+    try:
+        found: Any = json.loads(event.metadata_json)
+    except (ValueError, RecursionError):
+        found = None
+    return found if isinstance(found, dict) else {}
 
-    def __init__(self, text: str) -> None:
-        try:
-            found: Any = json.loads(text)
-        except (ValueError, RecursionError):
-            found = None
-        self._found: dict[str, Any] = found if isinstance(found, dict) else {}
+
+class _Metadata:
+    """What an event's metadata says: whatever is missing or odd becomes a value that proves nothing."""
+
+    def __init__(self, event: AuditEvent) -> None:
+        self._found = metadata_of(event)
 
     def text(self, key: str) -> str:
         value = self._found.get(key)

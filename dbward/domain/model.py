@@ -314,6 +314,7 @@ class Event(StrEnum):
     GROUP_MEMBER_ADDED = "group.member_added"
     GROUP_MEMBER_REMOVED = "group.member_removed"
     CONFIG_SYNCED = "config.synced"
+    AUDIT_EXPORTED = "audit.exported"
     AUDIT_SIGNED_CHECKPOINT = "audit.signed_checkpoint"
     AUDIT_PURGE_CHECKPOINT = "audit.purge_checkpoint"
 

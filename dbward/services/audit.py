@@ -4,17 +4,29 @@ from __future__ import annotations
 
 import json
 import logging
+from collections.abc import Iterator
 from datetime import timedelta
 from pathlib import Path
-from typing import Any
+from typing import Final
 
 from dbward import keys
-from dbward.client.shapes import AUDIT_PAGE_MAX, OFFSET_MAX, AuditFilter
+from dbward.client.shapes import AUDIT_COUNT_MAX, AUDIT_OFFSET_MAX, AUDIT_PAGE_MAX, AuditFilter, AuditMatch
 from dbward.db import audit
 from dbward.db.engine import Connection, Tx
 from dbward.domain import rbac
-from dbward.domain.audit import Head, purge_metadata, stamp, verify_chain, verify_head
+from dbward.domain.audit import (
+    AuditEvent,
+    Break,
+    Head,
+    Link,
+    metadata_of,
+    purge_metadata,
+    stamp,
+    verify_chain,
+    verify_head,
+)
 from dbward.domain.model import Event, Permission, Principal
+from dbward.errors import Invalid, RateLimited, Unavailable
 from dbward.runtime import Runtime
 from dbward.services.journal import record_info
 from dbward.services.views import View, check_time
@@ -22,65 +34,134 @@ from dbward.services.views import View, check_time
 log = logging.getLogger(__name__)
 
 ANCHOR = "audit-anchor.json"
-_COLUMNS = {
-    "actor_id": "actor_id",
-    "event_type": "event_type",
-    "event_category": "event_category",
-    "outcome": "outcome",
-    "database": "database_name",
-    "environment": "environment",
-    "operation": "operation",
-    "request_id": "request_id",
-}
+_ATTEMPTS: Final = 3
+_COLUMNS = {"database": "database_name"}
+"""Filters that are called otherwise than their column."""
+
+
+class PurgedMeanwhile(Unavailable):
+    """Events were purged before their turn to be read came."""
+
+    code = "audit.purged_meanwhile"
 
 
 def search(rt: Runtime, who: Principal, wanted: AuditFilter) -> View:
     """One page of events, newest first, with the number that match. Raises `Refused`, `Invalid`."""
-    if (refusal := rbac.refuse(who, Permission.AUDIT_READ, target=None, owner=None)) is not None:
-        raise refusal
-    since, until = check_time(wanted.since, "since"), check_time(wanted.until, "until")
-    equal = {column: str(value) for key, column in _COLUMNS.items() if (value := getattr(wanted, key)) is not None}
-    criteria = audit.Search(
-        equal=equal,
-        since=stamp(since) if since is not None else None,
-        until=stamp(until) if until is not None else None,
-    )
+    require(who)
+    matching = criteria(wanted, before_seq=wanted.before_seq)
+    if wanted.offset > AUDIT_OFFSET_MAX:
+        hint = "go on from the last event of a page with before_seq, or export"
+        raise Invalid(f"offset is at most {AUDIT_OFFSET_MAX}", hint=hint)
     limit = min(wanted.limit, AUDIT_PAGE_MAX)
     with rt.store.read() as conn:
-        rows, total = audit.search(conn, criteria, limit=limit, offset=min(wanted.offset, OFFSET_MAX))
-    return {"events": [_view(row) for row in rows], "total": total, "limit": limit, "offset": wanted.offset}
+        found = audit.search(conn, matching, limit=limit, offset=wanted.offset)
+        total = audit.count(conn, matching, most=AUDIT_COUNT_MAX + 1)
+    return {
+        "events": [_view(link) for link in found],
+        "total": min(total, AUDIT_COUNT_MAX),
+        "total_is_exact": total <= AUDIT_COUNT_MAX,
+        "limit": limit,
+        "offset": wanted.offset,
+    }
 
 
-def _view(row: dict[str, Any]) -> View:
-    shown = {name: value for name, value in row.items() if name not in {"seq", "chain_version"}}
-    shown["metadata"] = json.loads(row["metadata_json"])
-    return shown
+def require(who: Principal) -> None:
+    """Raise `Refused` unless this person may read the record."""
+    if (refusal := rbac.refuse(who, Permission.AUDIT_READ, target=None, owner=None)) is not None:
+        raise refusal
+
+
+def criteria(wanted: AuditMatch, *, before_seq: int | None = None) -> audit.Search:
+    """What to look for. Raises `Invalid` when the times cannot be read or `status` contradicts `outcome`."""
+    since, until = check_time(wanted.since, "since"), check_time(wanted.until, "until")
+    said = wanted.model_dump(include=set(AuditMatch.model_fields) - {"since", "until"}, exclude_none=True)
+    if (status := said.pop("status", None)) is not None and said.setdefault("outcome", status) != status:
+        raise Invalid("status is another name of outcome, and they differ")
+    return audit.Search(
+        equal={_COLUMNS.get(name, name): value for name, value in said.items()},
+        since=stamp(since) if since is not None else None,
+        until=stamp(until) if until is not None else None,
+        before_seq=before_seq,
+    )
+
+
+def _view(link: Link) -> View:
+    event = {name: getattr(link.event, name) for name in AuditEvent.__slots__}
+    event["created_at"] = link.event.created_at.replace("+00:00", "Z")  # as every other time of the API
+    return {"seq": link.seq, **event, "metadata": metadata_of(link.event), "event_hash": link.event_hash}
+
+
+def walk(rt: Runtime, wanted: audit.Search, head: Head) -> Iterator[list[Link]]:
+    """The matching events up to `head`, oldest first, page by page.
+
+    Each page is read in a transaction of its own, so that nothing is held while the caller works on it; rows that are
+    there never change, so the pages fit together. Raises `PurgedMeanwhile`.
+    """
+    after = 0
+    while True:
+        with rt.store.read() as conn:
+            now = audit.head(conn)
+            if now is not None and now.first_seq > max(after + 1, head.first_seq):
+                raise PurgedMeanwhile("old events were purged while the record was read", hint="try again")
+            links = audit.page(conn, wanted, after=after, upto=head.seq)
+        if not links:
+            return
+        yield links
+        after = links[-1].seq
 
 
 def verify(rt: Runtime, who: Principal) -> View:
     """Read the whole chain and say whether it holds: links, hashes, checkpoints, the signed head and the anchor.
 
-    Runs on a reader's snapshot: appends go on meanwhile. Raises `Refused`.
+    What is appended meanwhile is not waited for, and nothing waits for this. One at a time in each server, for it
+    keeps a core busy. Raises `Refused`, `RateLimited`, `PurgedMeanwhile`.
     """
-    if (refusal := rbac.refuse(who, Permission.AUDIT_READ, target=None, owner=None)) is not None:
-        raise refusal
-    anchor = _read_anchor(rt.settings.state_dir)  # before the snapshot: it may only be older than what is read then
-    with rt.store.read() as conn:
-        head = audit.head(conn)
-        verdict = verify_chain(audit.links(conn, head.seq if head is not None else 0), head, rt.keys.audit_keyring)
-        reason: str | None = verdict.reason
-        if verdict.valid and head is not None:
-            if audit.beyond(conn, head.seq):
-                reason = "events_beyond_head"
-            elif anchor is not None:
-                reason = _contradiction(rt, conn, head, anchor)
+    require(who)
+    if not rt.verifying.acquire(blocking=False):
+        raise RateLimited("the record is being verified already", code="audit.verifying", hint="wait for that one")
+    try:
+        return _verify(rt)
+    finally:
+        rt.verifying.release()
+
+
+def _verify(rt: Runtime) -> View:
+    anchor = _read_anchor(rt.settings.state_dir)  # before the head: it may only be older than what is read then
+    for attempt in range(1, _ATTEMPTS + 1):
+        with rt.store.read() as conn:
+            head = audit.head(conn)
+        links = (link for page in walk(rt, audit.EVERYTHING, head) for link in page) if head is not None else ()
+        try:
+            verdict = verify_chain(links, head, rt.keys.audit_keyring)
+            break
+        except PurgedMeanwhile:  # the rest begins later now: read it from there
+            if attempt == _ATTEMPTS:
+                raise
+    reason: str | None = verdict.reason
+    if verdict.valid and head is not None:
+        with rt.store.read() as conn:
+            reason = _wrong_end(rt, conn, head, anchor)
     return {
         "total_events": verdict.total_events,
         "first_broken_id": verdict.first_broken_id,
-        "valid": verdict.valid and reason is None,
+        "valid": reason is None,
         "reason": reason,
         "checkpoints": verdict.checkpoints,
     }
+
+
+def _wrong_end(rt: Runtime, conn: Connection, verified: Head, anchor: Head | None) -> str | None:
+    """What contradicts a chain that holds up to `verified`: where it ends now, rows behind its end, or the anchor."""
+    head = audit.head(conn)
+    if head is None:
+        return Break.HEAD_MISSING
+    if not verify_head(rt.keys.audit_keyring.values(), head.seq, head.hash, head.signature):
+        return Break.HEAD_SIGNATURE
+    if head.seq < verified.seq:
+        return Break.TAIL
+    if audit.beyond(conn, head.seq):
+        return Break.BEYOND_HEAD
+    return _contradiction(rt, conn, head, anchor) if anchor is not None else None
 
 
 def write_anchor(rt: Runtime) -> None:
