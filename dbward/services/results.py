@@ -12,11 +12,12 @@ from dbward.db import executions, requests
 from dbward.db.engine import Connection
 from dbward.db.rows import ExecutionRow, RequestRow, ResultRow
 from dbward.domain import policy, rbac
-from dbward.domain.model import ExecutionStatus, Ownership, Permission, Principal, Status
+from dbward.domain.model import Event, ExecutionStatus, Ownership, Permission, Principal, Status
 from dbward.domain.names import parse_selector
 from dbward.domain.states import STREAM_TERMINAL
 from dbward.errors import Conflict, Gone, Missing, Refused
 from dbward.runtime import Runtime
+from dbward.services.journal import record
 from dbward.services.requests import refuse_view, visibility
 from dbward.services.views import View, error_text, execution_item
 
@@ -63,8 +64,9 @@ def open_envelope(
 ) -> Iterator[bytes]:
     """The result envelope of one finished execution, the latest when None, as JSON text in chunks.
 
-    Everything is checked before the first chunk. `live` also opens what must not be stored: for the call that waited.
-    Raises `Missing`, `Refused`, `Conflict` (still running), `Gone` (not stored by policy, or its time has passed).
+    Everything is checked, and that rows were read is on the record, before the first chunk. `live` also opens what must
+    not be stored: for the call that waited. Raises `Missing`, `Refused`, `Conflict` (still running), `Gone` (not stored
+    by policy, or its time has passed).
     """
     with rt.store.read() as conn:
         row = _require(requests.find(conn, requests.resolve(conn, request_id)), request_id)
@@ -91,7 +93,18 @@ def open_envelope(
         return iter([json.dumps(head | {"result_data": {"rows_affected": execution.rows_affected}}).encode()])
     if rt.now() >= stored.expires_at:
         raise Gone("the result's retention has passed", code="result.expired")
+    _note_read(rt, who, row, stored)
     return _with_rows(head, stored, execution, rt.results.read(stored.storage_key, sha256=stored.sha256))
+
+
+def _note_read(rt: Runtime, who: Principal, row: RequestRow, stored: ResultRow) -> None:
+    """Put on the record who was given the rows, before the first of them leaves."""
+    said = {"rows": stored.row_count, "bytes": stored.content_length}
+    rt.store.write(
+        lambda tx: record(
+            rt, tx, Event.RESULT_READ, actor=who, request=row, execution_id=stored.execution_id, metadata=said
+        )
+    )
 
 
 def _not_stored(rt: Runtime, row: RequestRow) -> Gone | None:
