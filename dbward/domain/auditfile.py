@@ -16,8 +16,11 @@ START: Final = "audit_export"
 END: Final = "audit_export_end"
 INCOMPLETE: Final = "audit_export_incomplete"
 
-_TYPES: Final[Mapping[str, type]] = {"seq": int, "event_version": int, "chain_version": int}
 _NAMES: Final = tuple(field.name for field in fields(AuditEvent))
+_EVENT: Final = frozenset({"seq", *_NAMES, "event_hash", "chain_version"})
+_HEAD: Final = frozenset(field.name for field in fields(Head))
+_NUMBERS: Final = frozenset({"seq", "first_seq", "event_version", "chain_version"})
+_NULLABLE: Final = {f.name for f in (*fields(AuditEvent), *fields(Head)) if f.default is None} | {"hash"}
 
 
 def verify_file(lines: Iterable[bytes], keyring: Mapping[str, Ed25519PublicKey]) -> tuple[Verdict, Head]:
@@ -37,10 +40,7 @@ def verify_file(lines: Iterable[bytes], keyring: Mapping[str, Ed25519PublicKey])
             code="audit.export_filtered",
             hint="whether something is missing can be told of a whole one: export without filters",
         )
-    try:
-        head = Head(**said["head"])
-    except TypeError:
-        raise _unreadable(number, "its head is not one") from None
+    head = Head(**_checked(said["head"], _HEAD, number))
     return verify_chain(_links(numbered), head, keyring), head
 
 
@@ -61,14 +61,19 @@ def _links(numbered: Iterable[tuple[int, bytes]]) -> Iterator[Link]:
 
 
 def _link(row: dict[str, Any], number: int) -> Link:
-    expected = {"seq", *_NAMES, "event_hash", "chain_version"}
-    if row.keys() != expected:
-        raise _unreadable(number, "it is not an event")
-    for name, value in row.items():
-        if value is not None and type(value) is not _TYPES.get(name, str):
-            raise _unreadable(number, f"{name} is not of its type")
+    _checked(row, _EVENT, number)
     event = AuditEvent(**{name: row[name] for name in _NAMES})
     return Link(row["seq"], event, row["event_hash"], row["chain_version"])
+
+
+def _checked(row: dict[str, Any], names: frozenset[str], number: int) -> dict[str, Any]:
+    """The row, if it has these keys and no others, each with a value of its type."""
+    if row.keys() != names:
+        raise _unreadable(number, "it has not the keys it should have")
+    for name, value in row.items():
+        if type(value) is not (int if name in _NUMBERS else str) and not (value is None and name in _NULLABLE):
+            raise _unreadable(number, f"{name} is not of its type")
+    return row
 
 
 def _object(line: bytes, number: int) -> dict[str, Any]:

@@ -146,10 +146,17 @@ def _finish(
         execution_id=execution.id,
         failed=report.outcome != "completed",
         denied=report.outcome == "refused",
-        reason=report.error.message if report.error is not None and report.outcome == "refused" else None,
+        reason=_reason(report),
         metadata=facts,
     )
     return moved
+
+
+def _reason(report: CompleteRequest) -> str | None:
+    """A database's own message may repeat values, which the record does not hold: its code stands for it."""
+    if report.error is None:
+        return None
+    return report.error.message if report.outcome == "refused" else report.error.code
 
 
 def _resolution(request: RequestRow, now: datetime) -> dict[str, datetime]:
