@@ -387,6 +387,8 @@ audit_events = Table(
     Index("ix_audit_events_created_at", "created_at"),
     Index("ix_audit_events_event_type", "event_type"),
     Index("ix_audit_events_actor_id", "actor_id"),
+    Index("ix_audit_events_database_name_environment", "database_name", "environment"),
+    Index("ix_audit_events_outcome", "outcome"),
 )
 
 audit_head = Table(  # one row, updated first by every append: it serialises writers, and a cut tail contradicts it

@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from datetime import timedelta
 from typing import Any
 
@@ -199,74 +199,10 @@ def test_a_whole_export_verifies_and_so_does_one_after_a_purge(world: World) -> 
     assert verdict.total_events == head.seq - head.first_seq + 1
 
 
-def _edit(number: int, **values: Any) -> Callable[[list[bytes]], list[bytes]]:
-    def change(text: list[bytes]) -> list[bytes]:
-        row = json.loads(text[number]) | values
-        return [*text[:number], json.dumps(row).encode() + b"\n", *text[number + 1 :]]
-
-    return change
-
-
-def _head(**values: Any) -> Callable[[list[bytes]], list[bytes]]:
-    def change(text: list[bytes]) -> list[bytes]:
-        first = json.loads(text[0])
-        first["audit_export"]["head"] |= values
-        return [json.dumps(first).encode() + b"\n", *text[1:]]
-
-    return change
-
-
-@pytest.mark.parametrize(
-    ("change", "reason"),
-    [
-        (_edit(3, actor_id="mallory"), "hash_mismatch"),
-        (_edit(3, prev_hash="0" * 64), "prev_hash_mismatch"),
-        (_edit(3, chain_version=1), "unknown_chain_version"),
-        (lambda t: [*t[:3], *t[4:]], "sequence_gap"),
-        (lambda t: [*t[:-2], t[-1]], "tail_missing"),
-        (lambda t: [t[0], *t[2:]], "sequence_gap"),
-        (lambda t: [*t[:-1], t[-2], t[-1]], "sequence_gap"),
-        (_head(seq=3), "head_signature_invalid"),
-        (_head(signature="00" * 64), "head_signature_invalid"),
-        (_head(first_seq=2), "sequence_gap"),
-    ],
-)
-def test_a_changed_file_does_not(world: World, change: Callable[[list[bytes]], list[bytes]], reason: str) -> None:
-    verdict, _ = verify_file(change(lines(world)), world.rt.keys.audit_keyring)
-    assert (verdict.valid, verdict.reason) == (False, reason)
-
-
-def test_nor_one_that_somebody_else_signed(world: World) -> None:
+def test_one_that_somebody_else_signed_does_not(world: World) -> None:
     ring = {world.rt.keys.audit_key_id: Ed25519PrivateKey.generate().public_key()}
     verdict, _ = verify_file(lines(world), ring)
     assert (verdict.valid, verdict.reason) == (False, "head_signature_invalid")
-
-
-@pytest.mark.parametrize(
-    ("change", "code"),
-    [
-        (lambda _: [], "audit.export_unreadable"),
-        (lambda t: t[1:], "audit.export_unreadable"),
-        (lambda t: t[:-1], "audit.export_incomplete"),
-        (lambda t: [*t[:-1], b'{"audit_export_incomplete":{"events":1}}\n'], "audit.export_incomplete"),
-        (lambda t: [*t, t[1]], "audit.export_unreadable"),
-        (lambda t: [t[0], b"[]\n", *t[1:]], "audit.export_unreadable"),
-        (lambda t: [t[0], b'{"seq":\n', *t[1:]], "audit.export_unreadable"),
-        (lambda t: [t[0], b"[" * 100_000, *t[1:]], "audit.export_unreadable"),
-        (_edit(1, seq="1"), "audit.export_unreadable"),
-        (_edit(1, more=1), "audit.export_unreadable"),
-        (_head(signature=None), "audit.export_unreadable"),
-        (_head(seq="x"), "audit.export_unreadable"),
-        (_head(more=1), "audit.export_unreadable"),
-        (lambda t: [b'{"audit_export":{"filtered":false}}\n', *t[1:]], "audit.export_unreadable"),
-    ],
-)
-def test_what_is_no_whole_export_is_not_judged(
-    world: World, change: Callable[[list[bytes]], list[bytes]], code: str
-) -> None:
-    with pytest.raises(Invalid) as caught:
-        verify_file(change(lines(world)), world.rt.keys.audit_keyring)
-    assert caught.value.code == code
 
 
 def test_a_part_of_the_record_cannot_be_verified(world: World) -> None:
