@@ -136,21 +136,16 @@ class AuditMatch(Body):
     environment: str | None = None
     operation: str | None = None
     request_id: str | None = None
-<<<<<<< HEAD
     since: Moment | None = None
     until: Moment | None = None
-=======
-    since: datetime | None = None
-    until: datetime | None = None
 
 
 class AuditFilter(AuditMatch):
     """Query of `GET /api/audit/events`. `before_seq`: only events older than that one, for reading page after page."""
 
->>>>>>> c236f77 (Export the audit log, and verify an export without its server)
     limit: Limit = 50
     offset: Annotated[int, Field(ge=0)] = 0
-    before_seq: Annotated[int, Field(ge=1)] | None = None
+    before_seq: Annotated[int, Field(ge=1, le=OFFSET_MAX)] | None = None
 
 
 class AuditExport(AuditMatch):
