@@ -56,6 +56,13 @@ class Client:
         self.close()
 
 
+UNLIMITED = """
+[limits]
+reads_per_minute = 0
+writes_per_minute = 0
+"""
+
+
 @dataclass(slots=True)
 class Lab:
     """One row's processes and files; all gone when it is closed."""
@@ -75,7 +82,9 @@ class Lab:
         name: str = "server",
         program: Sequence[str] = DBWARD,
     ) -> Server:
-        """A server on SQLite, as it is by default."""
+        """A server on SQLite, as it is by default, but for the limits of what one token may ask for."""
+        if "[limits]" not in config:
+            config = UNLIMITED + config
         return self.farm.server(config=config, env=env, name=name, program=program)
 
     def agent(

@@ -71,7 +71,21 @@ class Gone(DbwardError):
 
 
 class RateLimited(DbwardError):
+    """`retry_after`: whole seconds after which the same call will be let through, where that is known."""
+
     code = "rate_limited"
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        code: str | None = None,
+        hint: str | None = None,
+        detail: dict[str, Any] | None = None,
+        retry_after: int | None = None,
+    ) -> None:
+        super().__init__(message, code=code, hint=hint, detail=detail)
+        self.retry_after = retry_after
 
 
 class Unavailable(DbwardError):

@@ -8,7 +8,7 @@ from datetime import UTC, datetime
 from threading import Lock
 
 from dbward import keys
-from dbward.allowance import PerMinute
+from dbward.allowance import Allowances, Places
 from dbward.broker.publish import Publisher
 from dbward.broker.wake import EVERYBODY, Hub
 from dbward.db import identities
@@ -23,8 +23,8 @@ from dbward.tokencache import TokenCache
 
 @dataclass(frozen=True, slots=True)
 class Runtime:
-    """What services are given. `now` is the only clock; `hub` wakes the calls that wait; who verifies the audit log
-    holds `verifying`.
+    """What services are given. `now` is the only clock; `hub` wakes the calls that wait, each of which holds one of
+    `polls`; who verifies the audit log holds `verifying`.
     """
 
     settings: ServerSettings
@@ -35,7 +35,8 @@ class Runtime:
     keys: Keys
     tokens: TokenCache
     metrics: Metrics
-    preflights: PerMinute
+    allowances: Allowances
+    polls: Places
     now: Callable[[], datetime]
     _close: Callable[[], None] = field(repr=False)
     verifying: Lock = field(default_factory=Lock, repr=False)
@@ -65,7 +66,8 @@ def open_runtime(settings: ServerSettings, *, now: Callable[[], datetime] = utc_
             tokens.forget_all()  # before anybody is woken: a call that waited is authenticated again
         hub.fire(channels)
 
-    store = open_store(settings.state, on_wake=wake)
+    metrics = Metrics(settings.policy.targets)
+    store = open_store(settings.state, on_wake=wake, on_moved=lambda row: metrics.request_moved(row.status, row.target))
 
     def close() -> None:
         hub.close()
@@ -79,8 +81,9 @@ def open_runtime(settings: ServerSettings, *, now: Callable[[], datetime] = utc_
         results=results,
         keys=signing,
         tokens=tokens,
-        metrics=Metrics(),
-        preflights=PerMinute(),
+        metrics=metrics,
+        allowances=Allowances(),
+        polls=Places(settings.http.max_polls),
         now=now,
         _close=close,
     )

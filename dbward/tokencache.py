@@ -32,7 +32,6 @@ class TokenCache:
     def __init__(self) -> None:
         self._known: dict[str, _Known] = {}
         self._recorded = PerMinute(in_all=_ALL_RECORDED_PER_MINUTE)
-        self._failures = PerMinute()
         self._generation = 0
         self._guard = threading.Lock()
 
@@ -70,7 +69,3 @@ class TokenCache:
         So a flood cannot fill the log, whatever addresses it comes from.
         """
         return self._recorded.allow(source, _RECORDED_PER_MINUTE, now)
-
-    def tolerated(self, address: str, most: int, now: datetime) -> bool:
-        """Count a failure from this address, which may have `most` of them in a minute; whether it has not more."""
-        return self._failures.allow(address, most, now)

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from flask import Flask, Response
+from time import perf_counter
+
+from flask import Flask, Response, g, request
 
 from dbward import VERSION
 from dbward.runtime import Runtime
-from web import errors, guard, live, openapi
+from web import errors, guard, openapi
 from web.api import (
     agent,
     agents,
@@ -57,11 +59,13 @@ def create_app(rt: Runtime) -> Flask:
     app.config["MAX_CONTENT_LENGTH"] = body_limit(rt)
     app.extensions["dbward"] = rt
     app.jinja_env.filters["type_name"] = openapi.type_name
-    live.limit_polls(app, rt.settings.http.max_polls)
     errors.register(app)
+    app.before_request(_begin)
     app.before_request(guard.refuse_nul)
     app.before_request(guard.check_unrouted)
+    app.after_request(guard.show_allowance)
     app.after_request(_stamp)
+    app.after_request(_measure)
     return app
 
 
@@ -85,4 +89,16 @@ def body_limit(rt: Runtime) -> int:
 
 def _stamp(response: Response) -> Response:
     response.headers[VERSION_HEADER] = VERSION
+    return response
+
+
+def _begin() -> None:
+    g.began = perf_counter()
+
+
+def _measure(response: Response) -> Response:
+    """Count the call. How long one took that waited says nothing about the server."""
+    rule = request.url_rule
+    seconds = None if g.get("waited") else perf_counter() - g.began
+    guard.runtime().metrics.answered(request.method, rule.rule if rule else None, response.status_code, seconds)
     return response

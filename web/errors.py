@@ -27,7 +27,7 @@ from dbward.errors import (
 log = logging.getLogger("dbward.web")
 
 RETRY_AFTER_SECS = 2
-"""What a 429 or 503 asks for; clients add their own jitter."""
+"""What a 429 or 503 asks for that cannot know better; clients add their own jitter."""
 
 # One row per branch of the error tree: HTTP status, and the word clients know the kind by.
 KINDS: dict[type[DbwardError], tuple[int, str]] = {
@@ -75,7 +75,13 @@ def register(app: Flask) -> None:
 
 
 def envelope(
-    status: int, error: str, code: str, hint: str | None = None, detail: dict[str, Any] | None = None
+    status: int,
+    error: str,
+    code: str,
+    hint: str | None = None,
+    detail: dict[str, Any] | None = None,
+    *,
+    retry_after: int | None = None,
 ) -> Response:
     """The error response itself. A 401 names the scheme, a 429 and a 503 say when to come back."""
     body: dict[str, Any] = {"error": error, "code": code, "hint": hint}
@@ -85,7 +91,7 @@ def envelope(
     if status == 401:
         response.headers["WWW-Authenticate"] = "Bearer"
     if status in {429, 503}:
-        response.headers["Retry-After"] = str(RETRY_AFTER_SECS)
+        response.headers["Retry-After"] = str(retry_after or RETRY_AFTER_SECS)
     return response
 
 
@@ -106,7 +112,8 @@ def _expected(e: DbwardError) -> Response:
         reason = e.message if e.hint is None else f"{e.message}; {e.hint}"
         return envelope(status, "forbidden", e.code, reason, e.detail)
     hint = e.message if e.hint is None and status == 400 else e.hint
-    return envelope(status, prefix + e.message, e.code, hint, e.detail)
+    retry_after = e.retry_after if isinstance(e, RateLimited) else None
+    return envelope(status, prefix + e.message, e.code, hint, e.detail, retry_after=retry_after)
 
 
 def _wrong_shape(e: ValidationError) -> Response:

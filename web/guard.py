@@ -8,10 +8,11 @@ from __future__ import annotations
 
 from typing import Literal
 
-from flask import current_app, g, request
+from flask import Response, current_app, g, request
 
+from dbward.allowance import Taken
 from dbward.domain.model import Principal
-from dbward.errors import Invalid, Refused, Unauthorized, Unavailable
+from dbward.errors import Invalid, RateLimited, Refused, Unauthorized, Unavailable
 from dbward.runtime import Runtime
 from dbward.services import identity
 from web.peer import client_address
@@ -36,18 +37,18 @@ def public() -> None:
 
 def require_token() -> None:
     """Any valid token; the handler decides by who it is."""
-    _identify()
+    _admit()
 
 
 def require_user() -> None:
     """A person's token."""
-    if _identify().kind == "agent":
+    if _admit().kind == "agent":
         raise Refused("an agent token opens /api/agent and /api/broker only")
 
 
 def require_agent() -> None:
     """An agent's token."""
-    if _identify().kind != "agent":
+    if _admit().kind != "agent":
         raise Refused("this path is for agents only")
 
 
@@ -98,6 +99,45 @@ def refuse_while_draining() -> None:
     """Take on nothing new once the server is told to stop."""
     if runtime().hub.closing:
         raise Unavailable("server_shutting_down", hint="the server is stopping; try again shortly")
+
+
+def holder(who: Principal) -> str:
+    """Whose share of the server a call takes: its token's."""
+    return who.token_id or who.subject
+
+
+def show_allowance(response: Response) -> Response:
+    """Say what is left to the caller, in the header fields of the IETF draft on rate limits."""
+    taken: Taken | None = g.get("taken")
+    if taken is not None:
+        response.headers["RateLimit-Policy"] = f'"{g.allowance}";q={taken.most};w=60'
+        response.headers["RateLimit"] = f'"{g.allowance}";r={taken.left};t={taken.reset_secs}'
+    return response
+
+
+def _admit() -> Principal:
+    """Who is calling, once for each call, and within what the token may ask for in a minute. Raises `RateLimited`.
+
+    Agents are not counted: a job must never be lost to a limit.
+    """
+    who = _identify()
+    if who.kind == "agent":
+        return who
+    rt = runtime()
+    g.allowance = "reads" if request.method in {"GET", "HEAD"} else "writes"
+    limits = rt.settings.limits
+    most = limits.reads_per_minute if g.allowance == "reads" else limits.writes_per_minute
+    if not most:
+        return who
+    g.taken = taken = rt.allowances.take(f"{g.allowance}:{holder(who)}", most, rt.now())
+    if not taken.ok:
+        rt.metrics.limited(g.allowance)
+        raise RateLimited(
+            f"more than {most} {g.allowance} in a minute with this token",
+            hint=f"call again in {taken.reset_secs} seconds; [limits] {g.allowance}_per_minute sets how many",
+            retry_after=taken.reset_secs,
+        )
+    return who
 
 
 def _identify() -> Principal:

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from time import monotonic
 from typing import TypeVar
 
-from flask import Flask, current_app
+from flask import g
 
-from dbward.errors import Unavailable
+from dbward.allowance import NoneLeft, TooManyHeld
+from dbward.errors import RateLimited, Unavailable
 from dbward.runtime import Runtime
 from web import guard
 from web.peer import peer_gone
@@ -20,24 +20,32 @@ T = TypeVar("T")
 RECHECK_SECS = 15.0
 """A wake-up is not the only hope: a waiting call looks again this often, and notices a client that has hung up."""
 
-_PLACES = "dbward.polls"
-
-
-def limit_polls(app: Flask, places: int) -> None:
-    """Let at most `places` calls wait at once; the threads beyond them stay free for calls that do not."""
-    app.extensions[_PLACES] = threading.BoundedSemaphore(places)
-
 
 @contextmanager
-def place() -> Iterator[None]:
-    """Hold one place for a waiting call. Raises `Unavailable` (503, Retry-After) when all are taken."""
-    places: threading.BoundedSemaphore = current_app.extensions[_PLACES]
-    if not places.acquire(blocking=False):
-        raise Unavailable("too many calls are waiting already", code="polls.exhausted")
+def place(seconds: float) -> Iterator[None]:
+    """Hold one place for a call that waits up to `seconds`.
+
+    Raises `RateLimited` when the caller's token has as many as it may, so that one client cannot take them all, and
+    `Unavailable` when none is left.
+    """
+    rt, who = guard.runtime(), guard.principal()
+    limits = rt.settings.limits
+    setting = "polls_per_agent_token" if who.kind == "agent" else "polls_per_token"
+    most = getattr(limits, setting)
+    g.waited = True
     try:
-        yield
-    finally:
-        places.release()
+        with rt.polls.hold(guard.holder(who), most, seconds):
+            yield
+    except TooManyHeld as e:
+        rt.metrics.limited("polls")
+        raise RateLimited(
+            f"{most} calls with this token are waiting already",
+            code="polls.token_exhausted",
+            hint=f"wait with fewer calls at once, or raise [limits] {setting}",
+            retry_after=e.free_after,
+        ) from None
+    except NoneLeft:
+        raise Unavailable("too many calls are waiting already", code="polls.exhausted") from None
 
 
 def wait_for(rt: Runtime, *channels: str, check: Callable[[], T], seconds: float) -> T:
@@ -48,7 +56,7 @@ def wait_for(rt: Runtime, *channels: str, check: Callable[[], T], seconds: float
     caller's token is worth nothing any more.
     """
     deadline = monotonic() + seconds
-    with place(), rt.hub.listen(*channels, f"token:{guard.principal().token_id}") as waiter:
+    with place(seconds), rt.hub.listen(*channels, f"token:{guard.principal().token_id}") as waiter:
         while True:
             # Registered first, then looked: what happens in between is not missed.
             found = check()

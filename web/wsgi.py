@@ -28,6 +28,7 @@ from dbward.db.lock import StateLock
 from dbward.errors import DbwardError, Misconfigured
 from dbward.runtime import Runtime, open_runtime
 from dbward.services import bootstrap
+from dbward.services.allowances import Exchange
 from dbward.services.housekeeping import Housekeeper
 from dbward.settings.server import ServerSettings
 from web.apart import ChildDied, in_child
@@ -179,6 +180,7 @@ class Worker(HeadFirst):
 
     rt: Runtime | None = None
     housekeeper: Housekeeper | None = None
+    exchange: Exchange | None = None
 
     def init_process(self) -> None:
         self._end_with_master()
@@ -196,6 +198,8 @@ class Worker(HeadFirst):
             self.rt = open_runtime(self.app.settings)
             self.housekeeper = Housekeeper(self.rt)
             self.housekeeper.start()
+            self.exchange = Exchange(self.rt)
+            self.exchange.start()
         except DbwardError as e:
             sys.stderr.write(f"dbward server: {e.message}\n")
             sys.exit(arbiter.Arbiter.WORKER_BOOT_ERROR)
@@ -214,11 +218,13 @@ class Worker(HeadFirst):
     def run(self) -> None:
         assert self.rt is not None
         assert self.housekeeper is not None
+        assert self.exchange is not None
         if self.age == 1:
             self._announce()
         try:
             super().run()
         finally:
+            self.exchange.stop()
             self.housekeeper.stop()
             self.rt.close()
 

@@ -21,6 +21,10 @@ CONFIG = f"""
 [server]
 max_polls = {AGENTS + 100}
 
+[limits]
+reads_per_minute = 0
+polls_per_agent_token = {AGENTS + 100}
+
 [broker]
 max_wait_secs = 60
 """

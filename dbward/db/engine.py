@@ -16,6 +16,7 @@ import uuid
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
+from functools import partial
 from pathlib import Path
 from typing import Any, Final, Generic, Literal, NoReturn, TypeVar, cast
 
@@ -27,6 +28,7 @@ from sqlalchemy.exc import TimeoutError as PoolTimeout
 from dbward.db import connect
 from dbward.db.filesystem import filesystem_type
 from dbward.db.listen import CHANNEL, Listener, encode
+from dbward.db.rows import RequestRow
 from dbward.errors import Unavailable
 from dbward.settings.server import StateSettings
 
@@ -47,12 +49,14 @@ _NOTIFY: Final = text("SELECT pg_notify(:channel, :payload)")
 class Tx:
     """One piece of work inside a write: the connection, and what is to happen once it is committed."""
 
-    __slots__ = ("callbacks", "channels", "conn")
+    __slots__ = ("callbacks", "channels", "conn", "moved")
 
     def __init__(self, conn: Connection) -> None:
         self.conn = conn
         self.channels: set[str] = set()
         self.callbacks: list[Callable[[], None]] = []
+        self.moved: list[RequestRow] = []
+        """Requests that were made, or whose status changed: the store's owner is told of them after the commit."""
 
     def wake(self, *channels: str) -> None:
         """Wake whoever waits on these channels, here and in other replicas, after the commit and only then."""
@@ -111,12 +115,13 @@ class Store:
         readers: Engine,
         *,
         on_wake: Callable[[frozenset[str]], None],
+        on_moved: Callable[[RequestRow], None],
         on_fatal: Callable[[BaseException], None],
         max_queue: int = MAX_QUEUE,
     ) -> None:
         self.dialect = cast("Literal['sqlite', 'postgresql']", writer.dialect.name)
         self._writer, self._readers = writer, readers
-        self._on_wake, self._on_fatal = on_wake, on_fatal
+        self._on_wake, self._on_moved, self._on_fatal = on_wake, on_moved, on_fatal
         self._max_queue = max_queue
         self._id = uuid.uuid4().hex  # tells our own notifications from those of other replicas
         self._queue: deque[_Item[Any]] = deque()
@@ -334,7 +339,8 @@ class Store:
     def _deliver(self, items: Sequence[_Item[Any]], kept: Sequence[_Item[Any]], channels: frozenset[str]) -> None:
         for item in kept:
             assert item.tx is not None
-            for fn in item.tx.callbacks:
+            moved: list[Callable[[], None]] = [partial(self._on_moved, row) for row in item.tx.moved]
+            for fn in (*item.tx.callbacks, *moved):
                 try:
                     fn()
                 except Exception:
@@ -379,6 +385,10 @@ def _unavailable(items: Sequence[_Item[Any]], message: str) -> None:
             item.fail(Unavailable(message))
 
 
+def _ignore(_row: RequestRow) -> None:
+    return
+
+
 def _end_process(_error: BaseException) -> NoReturn:
     os._exit(os.EX_IOERR)
 
@@ -387,6 +397,7 @@ def open_store(
     settings: StateSettings,
     *,
     on_wake: Callable[[frozenset[str]], None],
+    on_moved: Callable[[RequestRow], None] = _ignore,
     on_fatal: Callable[[BaseException], None] = _end_process,
     max_queue: int = MAX_QUEUE,
     f_type: Callable[[Path], int] = filesystem_type,
@@ -394,9 +405,10 @@ def open_store(
     """Open the state database, which `migrate` has prepared.
 
     `on_wake` receives the channels woken by each commit, in this process and in other replicas (then also
-    `listen.WAKE_ALL`, which means everybody); it must not block. `on_fatal` is told when a SQLite file can no longer be
-    trusted and by default ends the process. Waits up to `settings.lock_wait` for another process to let go of a SQLite
-    file. Raises `Misconfigured`, or `Unavailable` when PostgreSQL cannot be reached.
+    `listen.WAKE_ALL`, which means everybody), and `on_moved` each request that was made or moved here; neither may
+    block. `on_fatal` is told when a SQLite file can no longer be trusted and by default ends the process. Waits up to
+    `settings.lock_wait` for another process to let go of a SQLite file. Raises `Misconfigured`, or `Unavailable` when
+    PostgreSQL cannot be reached.
     """
     connect.check_filesystem(settings, f_type)
     writer = connect.writer_engine(settings)
@@ -405,7 +417,14 @@ def open_store(
     except BaseException:
         writer.dispose()
         raise
-    store = Store(writer, connect.reader_engine(settings), on_wake=on_wake, on_fatal=on_fatal, max_queue=max_queue)
+    store = Store(
+        writer,
+        connect.reader_engine(settings),
+        on_wake=on_wake,
+        on_moved=on_moved,
+        on_fatal=on_fatal,
+        max_queue=max_queue,
+    )
     if store.dialect == "postgresql":
         store.listen(lambda: connect.open_listener(settings))
     return store

@@ -23,6 +23,7 @@ _PREFIX = re.compile(r"[0-9a-f][0-9a-f-]{0,35}")
 
 def insert_request(tx: Tx, row: RequestRow) -> None:
     tx.conn.execute(insert(requests), {name: getattr(row, name) for name in row.__slots__})
+    tx.moved.append(row)
 
 
 def find(conn: Connection, request_id: str) -> RequestRow | None:
@@ -76,7 +77,17 @@ def move(tx: Tx, row: RequestRow, trigger: Trigger, *, now: datetime, **values: 
     if hit.rowcount != 1:
         raise LostRace(f"request {row.id} is no longer {row.status}")
     tx.wake(f"request:{row.id}")
-    return replace(row, **changed)
+    moved = replace(row, **changed)
+    if moved.status is not row.status:
+        tx.moved.append(moved)
+    return moved
+
+
+def count_by_status(conn: Connection, statuses: Collection[Status]) -> dict[str, int]:
+    """How many requests there are with each of these statuses; one without any is left out."""
+    counted = select(requests.c.status, func.count().label("requests"))
+    query = counted.where(requests.c.status.in_(statuses)).group_by(requests.c.status)
+    return {row.status: row.requests for row in conn.execute(query)}
 
 
 @dataclass(frozen=True, slots=True)

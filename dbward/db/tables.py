@@ -469,3 +469,12 @@ server_meta = Table(
     Column("key", String(64), primary_key=True),
     Column("value", Text, nullable=False),
 )
+
+allowances = Table(  # what each server process counted in a minute of the Unix epoch; only where there are several
+    "allowances",
+    metadata,
+    Column("minute", BigInteger, primary_key=True, autoincrement=False),
+    Column("process", _Id, primary_key=True),
+    Column("name", String(255), primary_key=True),
+    Column("count", BigInteger, nullable=False),
+)

@@ -17,7 +17,7 @@ from dbward.db.rows import ExecutionRow, RequestRow, ResultRow
 from dbward.domain import policy, rbac
 from dbward.domain.model import SYSTEM, Event, ExecutionStatus, Permission, Principal, Status
 from dbward.domain.states import Trigger
-from dbward.errors import Conflict, Invalid, Missing, Refused
+from dbward.errors import Conflict, DbwardError, Invalid, Missing, Refused
 from dbward.results.local import storage_key
 from dbward.runtime import Runtime
 from dbward.services.journal import record
@@ -57,7 +57,11 @@ def complete(rt: Runtime, who: Principal, execution_id: str, report: CompleteReq
     _check(who, seen, about, report)
     if report.result_size is not None and report.result_sha256 is not None and seen.outcome_digest is None:
         key = storage_key(seen.request_id, execution_id)
-        rt.results.finish(key, size=report.result_size, sha256=report.result_sha256)
+        try:
+            rt.results.finish(key, size=report.result_size, sha256=report.result_sha256)
+        except (DbwardError, OSError):
+            rt.metrics.result_storage.labels("failed").inc()
+            raise
 
     def work(tx: Tx) -> Completed:
         execution = executions.lock(tx, execution_id)
@@ -127,6 +131,7 @@ def _finish(
         trigger = _trigger(request, report)
         if trigger is not None:
             moved = requests.move(tx, request, trigger, now=now, **_resolution(request, now))
+    tx.after_commit(lambda: _count(rt, request, execution, report))
     tx.wake(f"request:{request.id}")
     facts: dict[str, object] = {"duration_ms": report.duration_ms, "outcome": report.outcome}
     if report.rows_affected is not None:
@@ -157,6 +162,14 @@ def _reason(report: CompleteRequest) -> str | None:
     if report.error is None:
         return None
     return report.error.message if report.outcome == "refused" else report.error.code
+
+
+def _count(rt: Runtime, request: RequestRow, execution: ExecutionRow, report: CompleteRequest) -> None:
+    rt.metrics.executions.labels(report.outcome).inc()
+    if report.result_size is not None:
+        rt.metrics.result_storage.labels("stored").inc()
+    if execution.started_at is not None and report.duration_ms is not None:
+        rt.metrics.executed(request.target, report.duration_ms / 1000)
 
 
 def _resolution(request: RequestRow, now: datetime) -> dict[str, datetime]:
@@ -201,6 +214,8 @@ def _keep_result(
 
 def lose(rt: Runtime, tx: Tx, execution: ExecutionRow) -> None:
     """Give up an execution whose agent is gone: it was started, so what came of it cannot be known."""
+    tx.after_commit(rt.metrics.executions.labels("lost").inc)
+    tx.after_commit(rt.metrics.lease_expirations.inc)
     request = requests.lock(tx, execution.request_id)
     now = rt.now()
     message = "the agent is not heard of any more; whether the statement took effect is not known"
@@ -249,6 +264,7 @@ def fail_unstarted(
     rt: Runtime, tx: Tx, execution: ExecutionRow, request: RequestRow, *, code: str, message: str, hint: str | None
 ) -> None:
     """End a job as failed before anything of it was run. Its message is the caller's business."""
+    tx.after_commit(rt.metrics.executions.labels("failed").inc)
     now = rt.now()
     executions.move(
         tx,

@@ -224,6 +224,7 @@ def take_back_if_lapsed(rt: Runtime, tx: Tx, execution_id: str) -> None:
     if execution.status is not ExecutionStatus.CLAIMED or broker.is_leased(tx.conn, execution_id):
         return
     if execution.lease_until is not None and execution.lease_until <= rt.now():
+        tx.after_commit(rt.metrics.lease_expirations.inc)
         unclaim(rt, tx, execution, request, actor=SYSTEM, reason="the agent that claimed it is not heard of any more")
 
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Collection, Sequence
 from dataclasses import replace
 from datetime import timedelta
+from math import ceil
 from typing import Any, Final
 
 from dbward import ids
@@ -65,7 +66,9 @@ def ask(
     limit = rt.settings.features.preflight.max_concurrent_per_user
     if explains.count_open(tx.conn, requested_by, for_requests=False) >= limit:
         raise RateLimited(
-            f"rate limited: {limit} plans are being collected for you already", code="preflight.rate_limited"
+            f"{limit} plans are being collected for you already",
+            code="preflight.rate_limited",
+            retry_after=ceil(lifetime.total_seconds()),  # by then the one asked for last has its answer, or none
         )
     row = _new(rt, target, statements, dialect, requested_by=requested_by, timeout=timeout, lifetime=lifetime)
     return _put(rt, tx, row)

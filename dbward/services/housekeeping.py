@@ -88,6 +88,7 @@ def _each(rt: Runtime, found: Iterable[str], act: Callable[[Runtime, Tx, str], N
         except Unavailable:
             raise
         except Exception:
+            rt.metrics.background_panics.inc()
             log.exception("housekeeping could not handle %s", each)
 
 
@@ -187,6 +188,7 @@ def _forget_result(rt: Runtime, result: ResultRow, tx: Tx) -> None:
         execution_id=result.execution_id,
         reason="its retention has passed",
     )
+    tx.after_commit(rt.metrics.result_storage.labels("purged").inc)
 
 
 def _purge_requests(rt: Runtime, before: datetime) -> None:
@@ -279,6 +281,7 @@ class Housekeeper:
             chore(self._rt)
         except Exception:
             if not self._stop.is_set():
+                self._rt.metrics.background_panics.inc()
                 log.exception("a housekeeping chore failed and will be tried again")
 
 

@@ -26,7 +26,6 @@ _AUTHORIZATION_MAX = 256
 SEEN_EVERY = timedelta(minutes=5)
 """How exact `last_seen_at` is."""
 
-FAILED_SIGN_INS_PER_MINUTE = 30
 """From one address; after that it is told to wait and no longer why."""
 
 AGENT_ROLE = "agent-default"
@@ -49,6 +48,7 @@ def authenticate(
     """
     address = Principal("anonymous", "user", peer_ip=peer_ip, client_ip=client_ip, client_ip_source=source)
     if bearer is None:
+        rt.metrics.auth_failures.labels("missing").inc()
         raise _unauthorized()
     if not bearer.isascii() or not 12 <= len(bearer) <= _AUTHORIZATION_MAX:
         raise _failure(rt, address, "malformed")
@@ -149,18 +149,22 @@ def _failure(rt: Runtime, address: Principal, cause: str) -> DbwardError:
     """What to raise for a failed sign-in, which is counted and, unless there are too many, on the record."""
     source = _network(address.client_ip)
     now = rt.now()
+    rt.metrics.auth_failures.labels(cause).inc()
     if rt.tokens.worth_recording(source, now):
         rt.store.write(
             lambda tx: record(
                 rt, tx, Event.AUTH_FAILURE, actor=address, denied=True, reason=cause, metadata={"failure_reason": cause}
             )
         )
-    if rt.tokens.tolerated(source, FAILED_SIGN_INS_PER_MINUTE, now):
+    taken = rt.allowances.take(f"sign_ins:{source}", rt.settings.limits.failed_sign_ins_per_minute, now)
+    if taken.ok:
         return _unauthorized()
+    rt.metrics.limited("sign_ins")
     return RateLimited(
         "too many sign-ins have failed from this address",
         code="auth.rate_limited",
         hint="stop whatever sends the bad token; a valid one is accepted all the time",
+        retry_after=taken.reset_secs,
     )
 
 

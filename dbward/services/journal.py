@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from datetime import datetime, timedelta
+from functools import partial
 from typing import Any, TypeVar
 
 from dbward import ids
@@ -71,7 +72,7 @@ def record(
         metadata_json=canonical_json(metadata or {}),
         created_at=stamp(now),
     )
-    end = audit.append(tx, _tail(tx), entry, lambda seq, digest: sign_head(rt.keys.audit, seq, digest))
+    end = _append(rt, tx, _tail(tx), entry)
     if end.seq - end.checkpoint_seq >= CHECKPOINT_EVERY or _overdue(end, now):
         checkpoint(rt, tx, end, now)
     outbox.put(rt, tx, event, entry, requester=request.requester if request is not None else None, at=now)
@@ -84,13 +85,13 @@ def checkpoint(rt: Runtime, tx: Tx, end: Tail, now: datetime) -> None:
     count = end.seq - end.checkpoint_seq
     said = checkpoint_metadata(rt.keys.audit, rt.keys.audit_key_id, head_hash=end.hash, count=count, created_at=at)
     entry = _own_event(Event.AUDIT_SIGNED_CHECKPOINT, said, at)
-    audit.append(tx, end, entry, lambda seq, digest: sign_head(rt.keys.audit, seq, digest), checkpoint_at=now)
+    _append(rt, tx, end, entry, checkpoint_at=now)
 
 
 def record_info(rt: Runtime, tx: Tx, event: Event, metadata_json: str) -> None:
     """Append something the log says about itself."""
     entry = _own_event(event, metadata_json, stamp(rt.now()))
-    audit.append(tx, _tail(tx), entry, lambda seq, digest: sign_head(rt.keys.audit, seq, digest))
+    _append(rt, tx, _tail(tx), entry)
 
 
 def record_refusal(
@@ -131,6 +132,12 @@ def due_checkpoint(rt: Runtime, tx: Tx) -> None:
 def _overdue(end: Tail, now: datetime) -> bool:
     fresh = end.seq - end.checkpoint_seq
     return fresh > 0 and (end.checkpoint_at is None or now - end.checkpoint_at >= CHECKPOINT_AFTER)
+
+
+def _append(rt: Runtime, tx: Tx, after: Tail, entry: AuditEvent, *, checkpoint_at: datetime | None = None) -> Tail:
+    tx.after_commit(rt.metrics.audit_appends.inc)
+    sign = partial(sign_head, rt.keys.audit)
+    return audit.append(tx, after, entry, sign, checkpoint_at=checkpoint_at)
 
 
 def _tail(tx: Tx) -> Tail:

@@ -55,8 +55,11 @@ def judge(rt: Runtime, who: Principal, body: NewPreflight) -> Verdict:
             lambda tx: record_refusal(rt, tx, refusal, actor=who, request=None, action="preflight", target=target)
         )
     most = rt.settings.features.preflight.rate_limit_per_minute
-    if most is not None and not rt.preflights.allow(who.subject, most, rt.now()):
-        raise RateLimited(f"more than {most} preflights in a minute", code="preflight.rate_limited")
+    if most is not None and not (taken := rt.allowances.take(f"preflights:{who.subject}", most, rt.now())).ok:
+        rt.metrics.limited("preflights")
+        raise RateLimited(
+            f"more than {most} preflights in a minute", code="preflight.rate_limited", retry_after=taken.reset_secs
+        )
     size = len(body.sql.encode())
     if size > rt.settings.max_detail_bytes:
         raise TooLarge(f"the SQL has {size} bytes, over the limit of {rt.settings.max_detail_bytes}")

@@ -31,7 +31,7 @@ from dbward.domain.names import parse_name, parse_operation, parse_selector
 from dbward.domain.policy import AutoApproved, BreakGlass, Decision, Denied, NeedsApproval
 from dbward.domain.sql.redact import redact
 from dbward.domain.states import Trigger
-from dbward.errors import Conflict, DbwardError, Invalid, Refused, TooLarge, Unavailable
+from dbward.errors import Conflict, DbwardError, Invalid, Misconfigured, Refused, TooLarge, Unavailable
 from dbward.runtime import Runtime
 from dbward.services import context, explains, submission, views
 from dbward.services.agents import queue_hint
@@ -80,13 +80,19 @@ def create(rt: Runtime, who: Principal, body: NewRequest) -> tuple[View, bool]:
         outcome = rt.store.write(lambda tx: _submit(rt, tx, who, draft))
         if isinstance(outcome, DbwardError):
             raise outcome
-    except DbwardError:
+    except Exception as e:
         if asks_for_ddl:
             rt.metrics.ddl_denied.inc()
+        if body.emergency and (isinstance(e, _UNRECORDED) or not isinstance(e, DbwardError)):
+            rt.metrics.break_glass_audit_failure.inc()
         raise
     if asks_for_ddl:
         rt.metrics.ddl_allowed.inc()
     return outcome
+
+
+_UNRECORDED = (Unavailable, Misconfigured)
+"""What keeps a request from the record, and so from running, whoever asks: the state, and not what was asked."""
 
 
 def _submit(rt: Runtime, tx: Tx, who: Principal, draft: _Draft) -> tuple[View, bool] | DbwardError:
@@ -241,7 +247,8 @@ def _insert(rt: Runtime, tx: Tx, who: Principal, draft: _Draft, made: Judgement)
     record(rt, tx, _CREATED[status], actor=who, request=row, reason=row.reason, sql=draft.sql)
     if made.blocking:
         _record_bypass(rt, tx, who, row, draft)
-    tx.after_commit(lambda: _count(rt, row, status))
+    if status is Status.BREAK_GLASS:
+        tx.after_commit(rt.metrics.break_glass.inc)
     if status is Status.PENDING:
         explains.ask_for_request(rt, tx, row, draft.said.plan.statements)
     else:
@@ -286,12 +293,6 @@ def _record_bypass(rt: Runtime, tx: Tx, who: Principal, row: RequestRow, draft: 
             "reviewer_bypassed": True,
         },
     )
-
-
-def _count(rt: Runtime, row: RequestRow, status: Status) -> None:
-    rt.metrics.requests.labels(status, row.environment, row.database).inc()
-    if status is Status.BREAK_GLASS:
-        rt.metrics.break_glass.inc()
 
 
 def _created_view(row: RequestRow, waiting: list[str], *, replayed: bool) -> View:

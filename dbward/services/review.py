@@ -90,6 +90,7 @@ def reject(rt: Runtime, who: Principal, request_id: str, comment: str | None) ->
             reason=comment,
             metadata={"matched_selector": str(matched)},
         )
+        tx.after_commit(rt.metrics.approvals.labels("reject").inc)
         return {"id": row.id, "status": moved.status}
 
     return _outcome(rt.store.write(work))
@@ -115,7 +116,10 @@ def _record_approval(
         said["approval_comment"] = approval.comment
     step = {**said, "step_number": before.current_step + 1, "total_steps": before.total_steps}
     record(rt, tx, Event.STEP_APPROVED, actor=who, request=row, metadata=step)
+    tx.after_commit(rt.metrics.approvals.labels("approve").inc)
     if done:
+        waited = approval.at - row.created_at
+        tx.after_commit(lambda: rt.metrics.approval_wait.observe(waited.total_seconds()))
         record(rt, tx, Event.REQUEST_APPROVED, actor=who, request=replace(row, status=Status.APPROVED), metadata=said)
 
 

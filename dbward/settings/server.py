@@ -13,12 +13,13 @@ from urllib.parse import urlsplit
 from dbward.canonical import sha256_hex
 from dbward.domain.model import Dialect, PolicySet, Target
 from dbward.domain.sql.classify import MAX_BYTES
-from dbward.settings import server_access, server_features, server_policy
+from dbward.settings import server_access, server_features, server_limits, server_policy
 from dbward.settings.load import Table, environment, open_file
 from dbward.settings.logging import LogSettings, read_logging
 from dbward.settings.secret import Secret
 from dbward.settings.server_access import ConfiguredUser
 from dbward.settings.server_features import Features
+from dbward.settings.server_limits import Limits
 
 __all__ = ["BrokerSettings", "ConfiguredUser", "ServerSettings", "StateSettings", "load_server", "parse_listen"]
 
@@ -115,6 +116,7 @@ class ServerSettings:
     logging: LogSettings = field(default_factory=LogSettings)
     http: HttpSettings = HttpSettings()
     broker: BrokerSettings = BrokerSettings()
+    limits: Limits = field(default_factory=Limits)
     max_detail_bytes: int = 100_000
     dispatch_timeout: timedelta = timedelta(seconds=300)
     features: Features = field(default_factory=Features)
@@ -150,6 +152,7 @@ def load_server(path: Path | str, env: Mapping[str, str] | None = None) -> Serve
         logging=read_logging(root.table("logging"), env),
         http=http,
         broker=_read_broker(root.table("broker")),
+        limits=server_limits.read_limits(root.table("limits"), max_polls=http.max_polls),
         max_detail_bytes=requests.integer("max_detail_bytes", 100_000, least=1, most=MAX_BYTES),
         dispatch_timeout=requests.secs("dispatch_timeout_secs", timedelta(seconds=300), least=1),
         features=server_features.read_features(root, policy.targets, warnings),

@@ -10,7 +10,7 @@ import pytest
 from dbward.client.shapes import NewPreflight
 from dbward.domain.model import Principal
 from dbward.errors import DbwardError, Invalid, RateLimited, Refused, TooLarge
-from dbward.services import preflight
+from dbward.services import monitoring, preflight
 from dbward.services.views import View
 from dbward.settings.server_features import Preflight
 from tests.services.conftest import World
@@ -188,7 +188,7 @@ def test_an_emergency_with_ddl_goes_past_rules_that_yield_and_leaves_its_event(w
         "classifier_bypassed": False,
         "reviewer_bypassed": True,
     }
-    counted = world.rt.metrics.exposition().decode().splitlines()
+    counted = monitoring.exposition(world.rt).decode().splitlines()
     assert "dbward_break_glass_total 1.0" in counted
     assert "dbward_break_glass_ddl_attempted_total 1.0" in counted
     assert "dbward_break_glass_ddl_allowed_total 1.0" in counted
@@ -209,7 +209,7 @@ def test_what_no_emergency_gets_past(world: World, sql: str) -> None:
         world.create("olga", detail=sql, emergency=True, allow_ddl=True, reason="fire")
     assert caught.value.code.startswith("sql.")
     assert world.events(event_type="ddl.break_glass_bypass") == []
-    assert "dbward_break_glass_ddl_denied_total 1.0" in world.rt.metrics.exposition().decode().splitlines()
+    assert "dbward_break_glass_ddl_denied_total 1.0" in monitoring.exposition(world.rt).decode().splitlines()
 
 
 def test_the_trace_answers_why(world: World) -> None:
@@ -237,6 +237,7 @@ def test_preflights_may_be_limited(world: World) -> None:
     with pytest.raises(RateLimited) as caught:
         preflight.judge(limited, alice, asked)
     assert caught.value.code == "preflight.rate_limited"
+    assert 0 < (caught.value.retry_after or 0) <= 60
     preflight.judge(limited, rita, asked)
     world.clock.advance(minutes=1)
     preflight.judge(limited, alice, asked)

@@ -21,6 +21,7 @@ from dbward.domain.model import (
 )
 from dbward.errors import Misconfigured
 from dbward.settings.server import load_server, parse_listen
+from dbward.settings.server_limits import Limits
 
 TOKEN = "dbw_" + "0123456789abcdef" * 2
 MINIMAL = """
@@ -42,6 +43,13 @@ listen = "[::1]:3001"
 max_polls = 100
 pin_cpu = false
 graceful_timeout_secs = 10
+
+[limits]
+reads_per_minute = 600
+writes_per_minute = 0
+polls_per_token = 1
+polls_per_agent_token = 20
+failed_sign_ins_per_minute = 5
 
 [state]
 url = "postgres://dbward:hunter2@db.internal/dbward"
@@ -224,6 +232,7 @@ def test_minimal(tmp_path: Path) -> None:
     assert s.max_detail_bytes == 100_000
     assert s.dispatch_timeout == timedelta(seconds=300)
     assert s.http.max_polls == 512
+    assert s.limits == Limits(12_000, 3_000, polls_per_token=128, polls_per_agent_token=256)
     assert re.fullmatch("[0-9a-f]{64}", s.config_digest)
     assert s.warnings == ()
 
@@ -236,6 +245,7 @@ def test_everything(tmp_path: Path) -> None:
     assert s.state.url == "postgresql://dbward:hunter2@db.internal/dbward"
     assert (s.state.exclusive, s.state.lock_wait) == (False, timedelta(seconds=3))
     assert (s.http.max_polls, s.http.pin_cpu, s.http.graceful_timeout) == (100, False, timedelta(seconds=10))
+    assert s.limits == Limits(600, 0, 1, 20, 5)
     assert (s.max_detail_bytes, s.dispatch_timeout) == (1_000_000, timedelta(seconds=60))
     assert s.max_active_tokens_per_user == 0
     assert s.policy.default_role == "reader"

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import threading
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -132,3 +134,17 @@ def agent(caller: Callable[[str | None], Caller]) -> Caller:
 @pytest.fixture
 def nobody(caller: Callable[[str | None], Caller]) -> Caller:
     return caller(None)
+
+
+@pytest.fixture
+def pool() -> Iterator[ThreadPoolExecutor]:
+    """Calls that wait are made beside the test."""
+    with ThreadPoolExecutor(8) as pool:
+        yield pool
+
+
+def held(rt: Runtime, calls: int) -> None:
+    """Return once so many calls are waiting."""
+    done = threading.Event()
+    while rt.polls.taken < calls:
+        done.wait(0.01)

@@ -2,19 +2,11 @@
 
 from __future__ import annotations
 
-import threading
-from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 
 import pytest
 
-from tests.web.conftest import DEVELOPMENT, PRODUCTION
-from web import live
-
-
-@pytest.fixture
-def pool():
-    with ThreadPoolExecutor(8) as pool:
-        yield pool
+from tests.web.conftest import DEVELOPMENT, PRODUCTION, held
 
 
 def test_create_replay_and_short_ids(alice):
@@ -63,11 +55,11 @@ def test_the_stream_ends_with_the_request(alice, bob, pool, ending):
         assert answer.json["error_message"].startswith("request ")
 
 
-def test_a_call_that_waited_needs_a_valid_token_still(app, alice, pool):
+def test_a_call_that_waited_needs_a_valid_token_still(app, alice, pool, rt):
     made = alice.post("/api/requests", PRODUCTION).json
     token = alice.post("/api/tokens", {"subject_id": "alice", "subject_type": "user"}).json
     waiting = pool.submit(type(alice)(app, token["token"]).get, f"/api/requests/{made['id']}/result/stream")
-    wait_until_held(app)
+    held(rt, 1)
     alice("DELETE", f"/api/tokens/{token['id']}")
     alice.post(f"/api/requests/{made['id']}/cancel")
     assert waiting.result(60).status_code == 401
@@ -82,8 +74,9 @@ def test_an_ended_request_is_not_waited_for(alice):
 
 def test_more_waiting_calls_than_places_are_sent_away(app, rt, alice):
     made = alice.post("/api/requests", PRODUCTION).json
-    live.limit_polls(app, 1)
-    with app.app_context(), live.place():
+    with ExitStack() as stack:
+        for n in range(rt.settings.http.max_polls):
+            stack.enter_context(rt.polls.hold(f"another-{n}", most=1, seconds=100))
         refused = alice.get(f"/api/requests/{made['id']}?wait=100")
         assert alice.get(f"/api/requests/{made['id']}").status_code == 200  # not waiting: not limited
     assert (refused.status_code, refused.json["code"]) == (503, "polls.exhausted")
@@ -94,7 +87,7 @@ def test_draining_wakes_who_waits_and_takes_nothing_new(app, rt, alice, agent, n
     made = alice.post("/api/requests", PRODUCTION).json
     path = f"/api/requests/{made['id']}"
     show, stream = pool.submit(alice.get, f"{path}?wait=100"), pool.submit(alice.get, f"{path}/result/stream")
-    wait_until_held(app, 2)
+    held(rt, 2)
     rt.hub.close()
     assert show.result(60).json["status"] == "pending"
     assert stream.result(60).status_code == 204
@@ -126,11 +119,3 @@ def test_who_and_what(alice, caller):
     assert olga.get("/api/audit/events?limit=1").json["total"] >= 1
     assert olga.get("/api/audit/verify").json["valid"] is True
     assert alice.get("/api/audit/verify").status_code == 403
-
-
-def wait_until_held(app, calls: int = 1) -> None:
-    """Until so many calls hold a place. The product needs no such question, so the test reads the semaphore."""
-    places = app.extensions["dbward.polls"]
-    done = threading.Event()
-    while places._value > places._initial_value - calls:
-        done.wait(0.01)

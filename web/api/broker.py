@@ -80,5 +80,6 @@ _verb("depths", "Count the messages of queues", Depths, DepthList, broker.depths
 )
 def fetch(body: Fetch) -> Response:
     """The long-poll. Nothing is handed out by a server that is about to stop, nor to a client that is gone."""
-    with live.place():
-        return json.reply(broker.fetch(guard.runtime(), guard.principal(), body, gone=peer_gone))
+    rt = guard.runtime()
+    with live.place(min(body.wait_ms / 1000, rt.settings.broker.max_wait.total_seconds())):
+        return json.reply(broker.fetch(rt, guard.principal(), body, gone=peer_gone))
