@@ -6,11 +6,12 @@ import re
 from datetime import datetime
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, TypeAdapter
 
 from dbward.domain.notifications import DeliveryStatus
 
 _RFC3339 = re.compile(r"\d{4}-\d{2}-\d{2}[Tt ]\d{2}:\d{2}")
+_DATETIME: TypeAdapter[datetime] = TypeAdapter(datetime)
 
 PAGE_MAX = 100
 AUDIT_PAGE_MAX = 200
@@ -23,9 +24,11 @@ OFFSET_MAX = 2**53
 
 def _rfc3339(value: Any) -> Any:
     """A time as text only: a number would be taken for seconds, and nobody who sends one means that."""
-    if isinstance(value, str) and not _RFC3339.match(value):
+    if not isinstance(value, str):
+        return value
+    if not _RFC3339.match(value):
         raise ValueError("must be a time such as 2026-05-01T00:00:00Z")
-    return value
+    return _DATETIME.validate_python(value)
 
 
 Moment = Annotated[datetime, BeforeValidator(_rfc3339)]
