@@ -9,14 +9,14 @@ from typing import Any
 import pytest
 from sqlalchemy import select, update
 
-from dbward.client.shapes import DeliveryFilter
+from dbward.client.shapes import DeliveryFilter, NewUser
 from dbward.db import deliveries
 from dbward.db.engine import Tx
 from dbward.db.tables import webhook_deliveries
 from dbward.domain.notifications import DeliveryStatus
 from dbward.errors import Conflict, DbwardError, Missing, Refused
 from dbward.runtime import open_runtime
-from dbward.services import bootstrap, housekeeping, outbox, webhooks
+from dbward.services import bootstrap, housekeeping, outbox, user_access, users, webhooks
 from dbward.services.views import View
 from tests.services.conftest import Clock, Place, World, refused
 
@@ -186,6 +186,15 @@ def test_people_of_the_configuration_are_announced_by_their_id(place: Place, clo
         ("user.suspended", "alice", "system"),
     ]
     world.rt.close()
+
+
+def test_people_made_and_deleted_over_the_api_are_announced_by_their_id(hooked: World) -> None:
+    admin = hooked.who("admin")
+    users.create_user(hooked.rt, admin, NewUser(id="nina", roles=["requester"], email="nina@example.com"))
+    user_access.delete_user(hooked.rt, admin, "nina", "left the company")
+    told_of = [(row["event_type"], row["payload"]["user_id"], row["payload"]["actor"]) for row in rows(hooked)]
+    assert sorted(told_of) == [("user.created", "nina", "admin"), ("user.deleted", "nina", "admin")]
+    assert not any(said in str(rows(hooked)) for said in ("nina@", "left the company"))
 
 
 def test_a_policy_decides_for_its_targets(place: Place, clock: Clock) -> None:
