@@ -34,14 +34,13 @@ def page(
     return [read(DeliveryRow, row) for row in rows], total
 
 
-def cancel_all_but(tx: Tx, kept: Collection[str], reason: str, now: datetime) -> int:
-    """End what is pending for webhooks other than `kept`; how many there were."""
-    hit = tx.conn.execute(
+def cancel_all_but(tx: Tx, kept: Collection[str], reason: str, now: datetime) -> None:
+    """End what is pending for webhooks other than `kept`."""
+    tx.conn.execute(
         update(webhook_deliveries)
         .where(_t.status == DeliveryStatus.PENDING, _t.webhook_id.not_in(kept))
         .values(status=DeliveryStatus.CANCELLED, last_error=reason, next_retry_at=None, finished_at=now)
     )
-    return hit.rowcount
 
 
 def give_up(tx: Tx, made_before: datetime, reason: str, now: datetime, *, limit: int) -> int:

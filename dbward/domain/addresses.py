@@ -17,7 +17,7 @@ def is_public(address: IPv4Address | IPv6Address) -> bool:
     """
     if isinstance(address, IPv6Address) and (inside := _embedded(address)) is not None:
         return is_public(inside)
-    return address.is_global and not address.is_multicast
+    return address.is_global and not address.is_multicast and not address.is_reserved
 
 
 def _embedded(address: IPv6Address) -> IPv4Address | None:
