@@ -26,8 +26,6 @@ _AUTHORIZATION_MAX = 256
 SEEN_EVERY = timedelta(minutes=5)
 """How exact `last_seen_at` is."""
 
-"""From one address; after that it is told to wait and no longer why."""
-
 AGENT_ROLE = "agent-default"
 
 

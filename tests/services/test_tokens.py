@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from datetime import timedelta
+from typing import Any
 
 import pytest
 
@@ -15,6 +16,7 @@ from dbward.errors import Invalid, Missing, Refused, Unauthorized
 from dbward.services import api_tokens, housekeeping, identity
 from dbward.services.views import View
 from tests.services.conftest import World, refused
+from tests.services.people import add, edit, suspend
 
 
 def make(world: World, by: str = "alice", **body: object) -> View:
@@ -212,3 +214,57 @@ def test_who_has_no_role_left_gets_in_nowhere(world: World) -> None:
     world.rt.store.write(lambda tx: identities.save_user(tx, replace(alice, roles=["gone"])))
     world.rt.tokens.forget_all()
     assert refused(lambda: world.enter(made["token"])) == "auth.no_roles_resolved"
+
+
+def test_a_token_below_its_owners_roles_is_in_no_group(world: World) -> None:
+    """A group decides by its name alone, which no ceiling could lower."""
+    token = add(world, roles=["requester"], groups=["dba"])["token"]
+    whole = world.enter(token)
+    assert whole.groups == ("dba",)
+    asked = NewToken.model_validate(
+        {"subject_id": "nina", "subject_type": "user", "scope_ceiling": {"roles": ["watcher"]}}
+    )
+    low = api_tokens.create_token(world.rt, whole, asked)
+    assert world.enter(low["token"]).groups == ()
+    assert identity.me(world.enter(low["token"]))["groups"] == []
+    edit(world, add_roles=["approver"])
+    assert world.enter(token).groups == (), "it no longer reaches all that nina may"
+
+
+def test_tokens_are_found_by_whose_they_are(world: World) -> None:
+    add(world)
+    admin = world.who("admin")
+
+    def ids_of(**wanted: Any) -> list[str]:
+        found = api_tokens.list_tokens(world.rt, admin, TokenFilter(**wanted))["tokens"]
+        return [token["subject_id"] for token in found]
+
+    assert ids_of(subject_id="nina") == ["nina"]
+    assert ids_of(subject_type="agent") == ["agent"]
+    suspend(world)
+    assert (ids_of(status="revoked"), ids_of(subject_id="nina", status="active")) == (["nina"], [])
+
+
+def test_looking_into_a_token(world: World) -> None:
+    token = add(world, roles=["requester", "approver"])["token"]
+    nina = world.enter(token)
+    asked = NewToken.model_validate(
+        {"subject_id": "nina", "subject_type": "user", "scope_ceiling": {"roles": ["approver"]}}
+    )
+    low = api_tokens.create_token(world.rt, nina, asked)
+    assert low["effective_roles"] == ["approver"]
+    assert low["effective_permissions"] == sorted(low["effective_permissions"])
+    for who in (nina, world.who("admin"), world.enter(low["token"])):
+        seen = api_tokens.inspect_token(world.rt, who, low["id"])
+        assert (seen["resolved_roles"], seen["effective_roles"]) == (["requester", "approver"], ["approver"])
+        assert "request.view" in seen["effective_permissions"]
+        assert "request.query" not in seen["effective_permissions"]
+        assert low["token"] not in str(seen)
+    for name, token_id in (("alice", low["id"]), ("alice", "nothing"), ("admin", "nothing")):
+        with pytest.raises(Missing) as caught:
+            api_tokens.inspect_token(world.rt, world.who(name), token_id)
+        assert caught.value.message == f"token {token_id}", "hidden or not there: the same"
+    bootstrap_agent = world.who("agent").token_id or ""
+    assert api_tokens.inspect_token(world.rt, world.who("admin"), bootstrap_agent)["effective_permissions"] == [
+        "agent.operate"
+    ]

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from dbward.client.shapes import NewRequest, NewToken, NewUser, TokenFilter, UserChange
+from dbward.client.shapes import NewRequest, NewToken, NewUser, UserChange
 from dbward.db import identities
 from dbward.db.rows import UserRow
 from dbward.errors import DbwardError, Gone, Invalid, Missing, Refused, Unauthorized
@@ -18,31 +18,7 @@ from dbward.runtime import open_runtime
 from dbward.services import api_tokens, bootstrap, directory, identity, requests, user_access, users
 from dbward.services.views import View
 from tests.services.conftest import PEOPLE, Clock, Place, World, refused
-
-
-def add(world: World, name: str = "nina", by: str = "admin", **body: Any) -> View:
-    body = {"roles": ["requester"]} | body
-    return users.create_user(world.rt, world.who(by), NewUser(id=name, **body))
-
-
-def edit(world: World, name: str = "nina", by: str = "admin", **body: Any) -> View:
-    return users.change_user(world.rt, world.who(by), name, UserChange.model_validate(body))
-
-
-def suspend(world: World, name: str = "nina", by: str = "admin", reason: str | None = None) -> View:
-    return user_access.suspend_user(world.rt, world.who(by), name, reason)
-
-
-def activate(world: World, name: str = "nina") -> View:
-    return user_access.activate_user(world.rt, world.who("admin"), name)
-
-
-def delete(world: World, name: str = "nina", reason: str | None = None) -> View:
-    return user_access.delete_user(world.rt, world.who("admin"), name, reason)
-
-
-def reissue(world: World, name: str = "nina", by: str = "admin") -> View:
-    return user_access.reissue_initial_token(world.rt, world.who(by), name)
+from tests.services.people import activate, add, delete, edit, reissue, suspend
 
 
 def shown(world: World, name: str = "nina") -> View:
@@ -557,57 +533,3 @@ def test_when_somebody_was_last_seen_is_noted_now_and_then(world: World) -> None
     world.clock.advance(minutes=2)
     world.who("alice")
     assert shown(world, "alice")["last_seen_at"] == first + timedelta(minutes=6)
-
-
-def test_a_token_below_its_owners_roles_is_in_no_group(world: World) -> None:
-    """A group decides by its name alone, which no ceiling could lower."""
-    token = add(world, roles=["requester"], groups=["dba"])["token"]
-    whole = world.enter(token)
-    assert whole.groups == ("dba",)
-    asked = NewToken.model_validate(
-        {"subject_id": "nina", "subject_type": "user", "scope_ceiling": {"roles": ["watcher"]}}
-    )
-    low = api_tokens.create_token(world.rt, whole, asked)
-    assert world.enter(low["token"]).groups == ()
-    assert identity.me(world.enter(low["token"]))["groups"] == []
-    edit(world, add_roles=["approver"])
-    assert world.enter(token).groups == (), "it no longer reaches all that nina may"
-
-
-def test_tokens_are_found_by_whose_they_are(world: World) -> None:
-    add(world)
-    admin = world.who("admin")
-
-    def ids_of(**wanted: Any) -> list[str]:
-        found = api_tokens.list_tokens(world.rt, admin, TokenFilter(**wanted))["tokens"]
-        return [token["subject_id"] for token in found]
-
-    assert ids_of(subject_id="nina") == ["nina"]
-    assert ids_of(subject_type="agent") == ["agent"]
-    suspend(world)
-    assert (ids_of(status="revoked"), ids_of(subject_id="nina", status="active")) == (["nina"], [])
-
-
-def test_looking_into_a_token(world: World) -> None:
-    token = add(world, roles=["requester", "approver"])["token"]
-    nina = world.enter(token)
-    asked = NewToken.model_validate(
-        {"subject_id": "nina", "subject_type": "user", "scope_ceiling": {"roles": ["approver"]}}
-    )
-    low = api_tokens.create_token(world.rt, nina, asked)
-    assert low["effective_roles"] == ["approver"]
-    assert low["effective_permissions"] == sorted(low["effective_permissions"])
-    for who in (nina, world.who("admin"), world.enter(low["token"])):
-        seen = api_tokens.inspect_token(world.rt, who, low["id"])
-        assert (seen["resolved_roles"], seen["effective_roles"]) == (["requester", "approver"], ["approver"])
-        assert "request.view" in seen["effective_permissions"]
-        assert "request.query" not in seen["effective_permissions"]
-        assert low["token"] not in str(seen)
-    for name, token_id in (("alice", low["id"]), ("alice", "nothing"), ("admin", "nothing")):
-        with pytest.raises(Missing) as caught:
-            api_tokens.inspect_token(world.rt, world.who(name), token_id)
-        assert caught.value.message == f"token {token_id}", "hidden or not there: the same"
-    bootstrap_agent = world.who("agent").token_id or ""
-    assert api_tokens.inspect_token(world.rt, world.who("admin"), bootstrap_agent)["effective_permissions"] == [
-        "agent.operate"
-    ]
