@@ -43,7 +43,8 @@ def agents(app: App) -> Outcome:
     for agent in found:
         for job in agent.get("active_jobs", []):
             elapsed = span(job.get("elapsed_secs", 0))
-            app.out.say(f"  {agent['id']}: {job['operation']} of request {job['request_id']}, for {elapsed}")
+            whose = f"request {job['request_id']}" if job["request_id"] is not None else "a request of somebody else"
+            app.out.say(f"  {agent['id']}: {job['operation']} of {whose}, for {elapsed}")
     waiting = [queue for queue in queues if queue["ready"] or queue["leased"] or queue["dead"]]
     if waiting:
         app.out.data([""])

@@ -8,6 +8,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, TypeAdapter
 
+from dbward.domain.model import Status
 from dbward.domain.notifications import DeliveryStatus
 
 _RFC3339 = re.compile(r"\d{4}-\d{2}-\d{2}[Tt ]\d{2}:\d{2}")
@@ -94,7 +95,7 @@ class RequestFilter(Body):
 
     limit: Limit = 50
     offset: Annotated[int, Field(ge=0)] = 0
-    status: str | None = None
+    status: Status | None = None
     user: str | None = None
     database: str | None = None
     environment: str | None = None

@@ -6,13 +6,14 @@ from collections.abc import Collection, Sequence
 from datetime import datetime, timedelta
 from typing import Any
 
-from sqlalchemy import Connection, and_, delete, exists, func, insert, or_, select, update
+from sqlalchemy import Connection, and_, delete, func, insert, select, update
 
 from dbward.db import claimable
 from dbward.db.engine import Tx
-from dbward.db.requests import Visibility, decided_by, inside
+from dbward.db.requests import Criteria, matching
 from dbward.db.rows import ExecutionRow, RequestRow, ResultRow, read
 from dbward.db.tables import executions, requests, result_access, results
+from dbward.db.visible import Condition
 from dbward.domain.model import ExecutionStatus
 
 _HELD = executions.c.status.in_([ExecutionStatus.CLAIMED, ExecutionStatus.RUNNING])
@@ -119,26 +120,29 @@ def stored_among(conn: Connection, execution_ids: Sequence[str]) -> set[str]:
     return set(conn.execute(query).scalars())
 
 
-def readable_results(conn: Connection, sees: Visibility, *, limit: int) -> list[tuple[ResultRow, RequestRow]]:
-    """Stored results the person may read, newest first, each with its request."""
-    named = exists().where(
-        result_access.c.execution_id == results.c.execution_id, result_access.c.selector.in_(sees.selectors)
-    )
-    theirs = or_(requests.c.requester == sees.subject, named, decided_by(sees.subject))
+def results_page(
+    conn: Connection, seen: Condition, criteria: Criteria, *, limit: int, offset: int
+) -> tuple[list[tuple[ResultRow, RequestRow]], int]:
+    """Stored results of the requests `seen`, newest first, each with its request, and how many there are in all."""
+    joined = results.join(requests, requests.c.id == results.c.request_id)
+    wanted = and_(seen, *matching(criteria))
+    total = conn.execute(select(func.count()).select_from(joined).where(wanted)).scalar_one()
     query = (
         select(results, requests)
-        .join(requests, requests.c.id == results.c.request_id)
-        .where(or_(inside(sees.everybodys), and_(inside(sees.own), theirs)))
+        .select_from(joined)
+        .where(wanted)
         .order_by(results.c.stored_at.desc(), results.c.execution_id)
         .limit(limit)
+        .offset(offset)
     )
-    return [
+    found = [
         (
             read(ResultRow, {c.name: row[c] for c in results.c}),
             read(RequestRow, {c.name: row[c] for c in requests.c}),
         )
         for row in conn.execute(query).mappings()
     ]
+    return found, total
 
 
 def still_needed(conn: Connection, execution_ids: Collection[str]) -> set[str]:

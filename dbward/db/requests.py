@@ -8,13 +8,14 @@ from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import ColumnElement, Connection, and_, delete, exists, false, func, insert, or_, select, true, update
+from sqlalchemy import Connection, and_, delete, exists, func, insert, or_, select, update
 
 from dbward.db.engine import Tx
 from dbward.db.rows import RequestRow, read
 from dbward.db.tables import approvals, request_selectors, requests
+from dbward.db.visible import Condition, Visibility, awaiting
 from dbward.domain.approvals import Approval
-from dbward.domain.model import ANY, Status
+from dbward.domain.model import Status
 from dbward.domain.states import Trigger, advance
 from dbward.errors import Conflict, LostRace, Missing
 
@@ -36,27 +37,38 @@ def lock(tx: Tx, request_id: str) -> RequestRow:
     query = select(requests).where(requests.c.id == request_id).with_for_update()
     row = tx.conn.execute(query).mappings().first()
     if row is None:
-        raise Missing(f"request {request_id}")
+        raise missing(request_id)
     return read(RequestRow, row)
 
 
-def resolve(conn: Connection, id_or_prefix: str) -> str:
-    """The full id for an id, or for its first characters when only one request starts with them.
+def resolve(conn: Connection, id_or_prefix: str, seen: Condition) -> RequestRow:
+    """The request of an id, or of its first characters when only one of those `seen` starts with them.
 
-    Raises `Missing` for none, `Conflict` (`request.ambiguous`) for several.
+    Raises `Missing` for none, `Conflict` (`request.ambiguous`) for several. What is not seen counts for neither.
     """
     if _PREFIX.fullmatch(id_or_prefix) is None:
-        raise Missing(f"request {id_or_prefix}")
+        raise missing(id_or_prefix)
     after = id_or_prefix + "g"  # the first text past every id that starts so: ids are lower-case hex and hyphens
-    query = select(requests.c.id).where(requests.c.id >= id_or_prefix, requests.c.id < after).limit(2)
-    found = conn.execute(query).scalars().all()
+    query = select(requests).where(requests.c.id >= id_or_prefix, requests.c.id < after, seen).limit(2)
+    found = conn.execute(query).mappings().all()
     if not found:
-        raise Missing(f"request {id_or_prefix}")
+        raise missing(id_or_prefix)
     if len(found) > 1:
         raise Conflict(
             f"more than one request starts with {id_or_prefix}", code="request.ambiguous", hint="give more of the id"
         )
-    return str(found[0])
+    return read(RequestRow, found[0])
+
+
+def missing(asked: str) -> Missing:
+    """What is said of a request that does not exist, and of one that whoever asks may not know of."""
+    return Missing(f"request {asked}")
+
+
+def those_seen(conn: Connection, request_ids: Collection[str], seen: Condition) -> set[str]:
+    """The ids among `request_ids` whose request is one of those `seen`."""
+    query = select(requests.c.id).where(requests.c.id.in_(tuple(request_ids)), seen)
+    return set(conn.execute(query).scalars())
 
 
 def find_by_key(conn: Connection, requester: str, key: str) -> RequestRow | None:
@@ -91,26 +103,6 @@ def count_by_status(conn: Connection, statuses: Collection[Status]) -> dict[str,
 
 
 @dataclass(frozen=True, slots=True)
-class Scope:
-    """What one role covers: names, or `*`."""
-
-    databases: tuple[str, ...]
-    environments: tuple[str, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class Visibility:
-    """Which requests a person sees: all inside `everybodys`, and inside `own` those of their own, those waiting for one
-    of `selectors`, and those they decided.
-    """
-
-    everybodys: tuple[Scope, ...]
-    own: tuple[Scope, ...]
-    subject: str
-    selectors: tuple[str, ...]
-
-
-@dataclass(frozen=True, slots=True)
 class Criteria:
     status: str | None = None
     user: str | None = None
@@ -122,10 +114,10 @@ class Criteria:
 
 
 def page(
-    conn: Connection, sees: Visibility, criteria: Criteria, *, limit: int, offset: int
+    conn: Connection, seen: Condition, criteria: Criteria, *, limit: int, offset: int
 ) -> tuple[list[RequestRow], int]:
     """Newest first, and how many there are in all."""
-    wanted = and_(*_conditions(sees, criteria))
+    wanted = and_(seen, *matching(criteria))
     total = conn.execute(select(func.count()).select_from(requests).where(wanted)).scalar_one()
     rows = conn.execute(
         select(requests).where(wanted).order_by(requests.c.created_at.desc(), requests.c.id).limit(limit).offset(offset)
@@ -133,14 +125,8 @@ def page(
     return [read(RequestRow, row) for row in rows], total
 
 
-def _conditions(sees: Visibility, criteria: Criteria) -> Iterable[ColumnElement[bool]]:
-    yield requests.c.id.is_not(None)
-    theirs = or_(
-        requests.c.requester == sees.subject,
-        and_(requests.c.status == Status.PENDING, _waits_for(sees.selectors)),
-        decided_by(sees.subject),
-    )
-    yield or_(inside(sees.everybodys), and_(inside(sees.own), theirs))
+def matching(criteria: Criteria) -> Iterable[Condition]:
+    """What a filter asks of a request; nothing for what it leaves open."""
     for column, value in (
         (requests.c.status, criteria.status),
         (requests.c.requester, criteria.user),
@@ -154,38 +140,13 @@ def _conditions(sees: Visibility, criteria: Criteria) -> Iterable[ColumnElement[
         yield requests.c.created_at >= criteria.since
     if criteria.decidable_by is not None:
         me = criteria.decidable_by
-        yield and_(requests.c.status == Status.PENDING, _waits_for(me.selectors))
+        yield awaiting(me.selectors)
         yield or_(requests.c.requester != me.subject, requests.c.workflow["allow_self_approve"].as_boolean())
         mine = exists().where(
             approvals.c.request_id == requests.c.id, approvals.c.actor == me.subject, approvals.c.action == "approve"
         )
         yield ~mine.where(approvals.c.step_index == requests.c.current_step)
         yield or_(~mine, requests.c.workflow["allow_same_approver_across_steps"].as_boolean())
-
-
-def inside(scopes: Iterable[Scope]) -> ColumnElement[bool]:
-    """Whether one of the scopes covers the request's target; nothing is inside no scope."""
-    return or_(
-        false(),
-        *(
-            and_(
-                true() if ANY in scope.databases else requests.c.database.in_(scope.databases),
-                true() if ANY in scope.environments else requests.c.environment.in_(scope.environments),
-            )
-            for scope in scopes
-        ),
-    )
-
-
-def _waits_for(selectors: Collection[str]) -> ColumnElement[bool]:
-    return exists().where(
-        request_selectors.c.request_id == requests.c.id, request_selectors.c.selector.in_(tuple(selectors))
-    )
-
-
-def decided_by(subject: str) -> ColumnElement[bool]:
-    """Whether this person approved or rejected the request."""
-    return exists().where(approvals.c.request_id == requests.c.id, approvals.c.actor == subject)
 
 
 def set_selectors(tx: Tx, request_id: str, selectors: Sequence[str]) -> None:

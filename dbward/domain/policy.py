@@ -127,6 +127,11 @@ def _score(policy: _Scoped) -> int:
     return 2 * (policy.environment != ANY) + (policy.database != ANY)
 
 
+def most_specific_first(policies: Iterable[_Policy]) -> list[_Policy]:
+    """In the order in which `most_specific` prefers them: the first that covers a target is its policy."""
+    return sorted(policies, key=_score, reverse=True)
+
+
 def most_specific(policies: Iterable[_Policy], target: Target) -> _Policy | None:
     """Of those that cover the target, the first of the highest score. Settings refuse two of the same scope."""
     covering = [

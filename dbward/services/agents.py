@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from datetime import datetime, timedelta
 from typing import Literal
 
@@ -11,13 +11,14 @@ from dbward import VERSION
 from dbward.broker import store as broker
 from dbward.broker.names import job_queue, parse_job_queue
 from dbward.client.wire import PROTOCOL, AgentReport, AgentWelcome
-from dbward.db import agents
+from dbward.db import agents, requests
 from dbward.db.engine import Connection, Tx
 from dbward.db.rows import AgentRow, RequestRow
 from dbward.domain import rbac
 from dbward.domain.model import Event, Permission, Principal, Target
 from dbward.errors import Invalid, Refused, Unavailable
 from dbward.runtime import Runtime
+from dbward.services import sight
 from dbward.services.journal import record, record_refusal
 from dbward.services.views import View
 
@@ -131,13 +132,18 @@ def seen(tx: Tx, session: str, now: datetime) -> None:
 
 
 def list_agents(rt: Runtime, who: Principal) -> View:
-    """Every agent, and for every target how many jobs wait and since when. Raises `Refused`."""
+    """Every agent, and for every target how many jobs wait and since when. Raises `Refused`.
+
+    What an agent works at is told without the id of a request that this person may not see.
+    """
     if (refusal := rbac.refuse(who, Permission.METRICS_VIEW, target=None, owner=None)) is not None:
         raise refusal
     now = rt.now()
     with rt.store.read() as conn:
         rows = agents.all_agents(conn)
         depths = broker.depths(conn, now)
+        running = {job["request_id"] for row in rows for job in row.active_jobs}
+        known = requests.those_seen(conn, running, sight.viewed_by(who))
     queues = []
     for depth in depths:
         target = parse_job_queue(depth.queue)
@@ -153,10 +159,10 @@ def list_agents(rt: Runtime, who: Principal) -> View:
                 "oldest_job_age_secs": depth.oldest_secs,
             }
         )
-    return {"agents": [_agent_view(row, now) for row in rows], "queues": queues}
+    return {"agents": [_agent_view(row, now, known) for row in rows], "queues": queues}
 
 
-def _agent_view(row: AgentRow, now: datetime) -> View:
+def _agent_view(row: AgentRow, now: datetime, known: Collection[str]) -> View:
     status = status_of(row, now)
     ago = int((now - row.last_seen_at).total_seconds())
     return {
@@ -167,7 +173,10 @@ def _agent_view(row: AgentRow, now: datetime) -> View:
         "in_flight": row.in_flight,
         "max_concurrent": row.max_concurrent,
         "uptime_secs": 0 if status == "offline" else max(int((now - row.started_at).total_seconds()), 0),
-        "active_jobs": [] if status == "offline" else row.active_jobs,
+        "active_jobs": [
+            {**job, "request_id": job["request_id"] if job["request_id"] in known else None}
+            for job in (row.active_jobs if status != "offline" else [])
+        ],
         "capabilities": {
             "scopes": [{"database": d["database"], "environment": d["environment"]} for d in row.databases],
             "operations": row.operations,

@@ -12,7 +12,7 @@ from dbward.domain.policy import workflow_from_json
 from dbward.domain.states import Trigger
 from dbward.errors import DbwardError, Invalid
 from dbward.runtime import Runtime
-from dbward.services import explains
+from dbward.services import explains, sight
 from dbward.services.journal import record, record_refusal
 from dbward.services.views import View
 
@@ -56,7 +56,10 @@ def resume(rt: Runtime, who: Principal, request_id: str, reason: str | None) -> 
     reason = check_reason(reason)
 
     def work(tx: Tx) -> RequestRow | DbwardError:
-        row = requests.lock(tx, requests.resolve(tx.conn, request_id))
+        mine = sight.changed_by(who, Permission.REQUEST_RESUME)
+        row = sight.lock(rt, tx, who, request_id, mine, action="resume")
+        if isinstance(row, DbwardError):
+            return row
         if (refusal := refuse_change(who, Permission.REQUEST_RESUME, row, reason)) is not None:
             return record_refusal(rt, tx, refusal, actor=who, request=row, action="resume")
         gate = limits.refuse_resume(

@@ -10,7 +10,7 @@ from dbward.canonical import canonical_json, sha256_hex
 from dbward.client.shapes import OFFSET_MAX, PAGE_MAX, NewRequest, RequestFilter
 from dbward.db import agents, executions, requests
 from dbward.db.engine import Tx
-from dbward.db.requests import Criteria, Scope, Visibility
+from dbward.db.requests import Criteria
 from dbward.db.rows import RequestRow
 from dbward.domain import approvals, policy, rbac
 from dbward.domain.judge import Judgement, finding_json, trace
@@ -19,11 +19,9 @@ from dbward.domain.model import (
     Event,
     ExecutionStatus,
     Operation,
-    Ownership,
     Permission,
     Principal,
     Selector,
-    SelectorKind,
     Status,
     Target,
 )
@@ -33,20 +31,16 @@ from dbward.domain.sql.redact import redact
 from dbward.domain.states import Trigger
 from dbward.errors import Conflict, DbwardError, Invalid, Misconfigured, Refused, TooLarge, Unavailable
 from dbward.runtime import Runtime
-from dbward.services import context, explains, submission, views
+from dbward.services import context, explains, sight, submission, views
 from dbward.services.agents import queue_hint
 from dbward.services.dispatch import check_reason, dispatch, refuse_change
 from dbward.services.journal import FINGERPRINT_MAX, record, record_refusal
 from dbward.services.submission import Submission
 from dbward.services.views import View, check_time
 
-SUBMITTING = (
-    Permission.REQUEST_QUERY,
-    Permission.REQUEST_DML,
-    Permission.REQUEST_DDL,
-    Permission.REQUEST_BREAK_GLASS_QUERY,
-    Permission.REQUEST_BREAK_GLASS_DML,
-)
+_NORMAL = (Permission.REQUEST_QUERY, Permission.REQUEST_DML, Permission.REQUEST_DDL)
+_EMERGENCY = (Permission.REQUEST_BREAK_GLASS_QUERY, Permission.REQUEST_BREAK_GLASS_DML)
+SUBMITTING = (*_NORMAL, *_EMERGENCY)
 
 
 @dataclass(frozen=True, slots=True)
@@ -156,7 +150,7 @@ def _blocked(rt: Runtime, tx: Tx, who: Principal, draft: _Draft, made: Judgement
 def _draft(rt: Runtime, who: Principal, body: NewRequest) -> _Draft:
     target = Target(parse_name(body.database, "database"), parse_name(body.environment, "environment"))
     operation = parse_operation(body.operation)
-    if not any(rbac.allowed(who, permission, target) for permission in SUBMITTING):
+    if not _could_submit(who, target, body):
         refusal = Refused(f"submitting needs a role with request.* permissions on {target}")
         raise rt.store.write(
             lambda tx: record_refusal(rt, tx, refusal, actor=who, request=None, action="create", target=target)
@@ -184,11 +178,21 @@ def _draft(rt: Runtime, who: Principal, body: NewRequest) -> _Draft:
     )
 
 
+def _could_submit(who: Principal, target: Target, body: NewRequest) -> bool:
+    """Whether any statement could pass: asked before the statement is read and the target looked up."""
+    by_kind = _EMERGENCY if body.emergency else _NORMAL
+    if not any(rbac.allowed(who, permission, target) for permission in by_kind):
+        return False
+    needs_ddl = body.emergency and body.allow_ddl
+    return not needs_ddl or rbac.allowed(who, Permission.REQUEST_BREAK_GLASS_DDL, target)
+
+
 def _fingerprint(body: NewRequest) -> str:
     """Of everything that makes two submissions the same; `reason` and `metadata` may differ."""
     same = body.model_dump(
         include={"database", "environment", "detail", "emergency", "allow_ddl", "no_result_store", "share_with"}
     )
+    same["share_with"] = sorted(set(body.share_with))
     return sha256_hex(canonical_json(same))
 
 
@@ -307,42 +311,24 @@ def _created_view(row: RequestRow, waiting: list[str], *, replayed: bool) -> Vie
     }
 
 
-def identity_selectors(who: Principal) -> tuple[str, ...]:
-    """Every selector text that points at this person."""
-    named = [Selector(SelectorKind.USER, who.subject)]
-    named += [Selector(SelectorKind.ROLE, name) for name in who.role_names]
-    named += [Selector(SelectorKind.GROUP, name) for name in who.groups]
-    return tuple(str(selector) for selector in named)
-
-
-def visibility(who: Principal, permission: Permission) -> Visibility:
-    """What lists show this person: the same as asking for each thing by its id would."""
-    reach = [(role, rbac.reach(role, permission)) for role in who.roles]
-    return Visibility(
-        everybodys=tuple(Scope(role.databases, role.environments) for role, how in reach if how is Ownership.ANY),
-        own=tuple(Scope(role.databases, role.environments) for role, how in reach if how is Ownership.OWN),
-        subject=who.subject,
-        selectors=identity_selectors(who),
-    )
-
-
 def list_requests(rt: Runtime, who: Principal, wanted: RequestFilter) -> View:
     """One page of the requests this person may see, newest first. Raises `Refused`."""
     if (refusal := rbac.refuse(who, Permission.REQUEST_VIEW, target=None, owner=None)) is not None:
         raise refusal
-    sees = visibility(who, Permission.REQUEST_VIEW)
     criteria = Criteria(
         status=wanted.status,
         user=wanted.user,
         database=wanted.database,
         environment=wanted.environment,
-        operation=wanted.operation,
+        operation=parse_operation(wanted.operation) if wanted.operation is not None else None,
         since=check_time(wanted.since, "since"),
-        decidable_by=sees if wanted.pending_for_me else None,
+        decidable_by=sight.visibility(who, Permission.REQUEST_VIEW) if wanted.pending_for_me else None,
     )
     limit = min(wanted.limit, PAGE_MAX)
     with rt.store.read() as conn:
-        rows, total = requests.page(conn, sees, criteria, limit=limit, offset=min(wanted.offset, OFFSET_MAX))
+        rows, total = requests.page(
+            conn, sight.viewed_by(who), criteria, limit=limit, offset=min(wanted.offset, OFFSET_MAX)
+        )
         items = [
             views.listed(row, requests.selectors(conn, row.id) if row.status is Status.PENDING else ()) for row in rows
         ]
@@ -350,27 +336,19 @@ def list_requests(rt: Runtime, who: Principal, wanted: RequestFilter) -> View:
 
 
 def show(rt: Runtime, who: Principal, request_id: str) -> View:
-    """Everything about one request. Raises `Missing`, `Refused`, `Conflict` (ambiguous prefix)."""
+    """Everything about one request.
+
+    Raises `Refused`, `Missing` (also for one they may not see), `Conflict` (ambiguous prefix).
+    """
+    if (refusal := rbac.refuse(who, Permission.REQUEST_VIEW, target=None, owner=None)) is not None:
+        raise refusal
     with rt.store.read() as conn:
-        row = requests.find(conn, requests.resolve(conn, request_id))
-        if row is None:
-            raise AssertionError("resolved a moment ago, in the same snapshot")
+        row = sight.find(conn, who, request_id)
         given = requests.approvals_of(conn, row.id)
-        if (refusal := refuse_view(who, row, requests.selectors(conn, row.id), [a.actor for a in given])) is not None:
-            raise refusal
         execution = executions.find(conn, row.execution_id) if row.execution_id is not None else None
         hint = queue_hint(agents.all_agents(conn), row, rt.now()) if row.status is Status.DISPATCHED else None
         beside = context.of_request(conn, row)
     return views.shown(row, approvals=given, queue_hint=hint, execution=execution, context=beside)
-
-
-def refuse_view(who: Principal, row: RequestRow, waiting: list[str], deciders: list[str]) -> Refused | None:
-    """Why this person may not see the request: not theirs, not waiting for them, and never decided by them."""
-    refusal = rbac.refuse(who, Permission.REQUEST_VIEW, target=row.target, owner=row.requester)
-    if refusal is None or not rbac.allowed(who, Permission.REQUEST_VIEW, row.target):
-        return refusal
-    may_decide = row.status is Status.PENDING and bool(set(waiting) & set(identity_selectors(who)))
-    return None if may_decide or who.subject in deciders else refusal
 
 
 def cancel(rt: Runtime, who: Principal, request_id: str, reason: str | None) -> View:
@@ -381,7 +359,10 @@ def cancel(rt: Runtime, who: Principal, request_id: str, reason: str | None) -> 
     reason = check_reason(reason)
 
     def work(tx: Tx) -> RequestRow | DbwardError:
-        row = requests.lock(tx, requests.resolve(tx.conn, request_id))
+        mine = sight.changed_by(who, Permission.REQUEST_CANCEL)
+        row = sight.lock(rt, tx, who, request_id, mine, action="cancel")
+        if isinstance(row, DbwardError):
+            return row
         if (refusal := refuse_change(who, Permission.REQUEST_CANCEL, row, reason)) is not None:
             return record_refusal(rt, tx, refusal, actor=who, request=row, action="cancel")
         return cancel_row(rt, tx, row, actor=who, reason=reason)

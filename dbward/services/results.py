@@ -7,18 +7,19 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from dbward.client.shapes import PAGE_MAX
+from dbward.client.shapes import OFFSET_MAX, PAGE_MAX
 from dbward.db import executions, requests
 from dbward.db.engine import Connection
+from dbward.db.requests import Criteria
 from dbward.db.rows import ExecutionRow, RequestRow, ResultRow
 from dbward.domain import policy, rbac
-from dbward.domain.model import Event, ExecutionStatus, Ownership, Permission, Principal, Status
-from dbward.domain.names import parse_selector
+from dbward.domain.model import Event, ExecutionStatus, Permission, Principal, Status
+from dbward.domain.names import parse_operation
 from dbward.domain.states import STREAM_TERMINAL
 from dbward.errors import Conflict, Gone, Missing, Refused
 from dbward.runtime import Runtime
+from dbward.services import sight
 from dbward.services.journal import record
-from dbward.services.requests import refuse_view, visibility
 from dbward.services.views import View, error_text, execution_item
 
 _FINISHED = {ExecutionStatus.COMPLETED, ExecutionStatus.FAILED, ExecutionStatus.LOST}
@@ -47,8 +48,7 @@ class Ended:
 def stream_state(rt: Runtime, who: Principal, request_id: str) -> Ready | Waiting | Ended:
     """Whether a waiting client can be answered now. Raises `Missing`, `Refused`."""
     with rt.store.read() as conn:
-        row = _require(requests.find(conn, requests.resolve(conn, request_id)), request_id)
-        _check_access(rt, who, row, [a.actor for a in requests.approvals_of(conn, row.id)])
+        row = _readable(rt, who, conn, request_id)
     if row.status in {Status.EXECUTED, Status.FAILED} and row.execution_id is not None:
         return Ready(row.id, row.execution_id)
     if row.status in STREAM_TERMINAL:
@@ -69,8 +69,7 @@ def open_envelope(
     by policy, or its time has passed).
     """
     with rt.store.read() as conn:
-        row = _require(requests.find(conn, requests.resolve(conn, request_id)), request_id)
-        _check_access(rt, who, row, [a.actor for a in requests.approvals_of(conn, row.id)])
+        row = _readable(rt, who, conn, request_id)
         execution = _choose(conn, row, execution_id)
         stored = executions.result_of(conn, execution.id)
     head = _envelope(
@@ -192,24 +191,47 @@ def _lines(chunks: Iterator[bytes]) -> Iterator[bytes]:
 
 def list_executions(rt: Runtime, who: Principal, request_id: str, limit: int) -> View:
     """Every execution of a request, newest first. Raises `Missing`, `Refused`."""
+    if (refusal := rbac.refuse(who, Permission.REQUEST_VIEW, target=None, owner=None)) is not None:
+        raise refusal
     with rt.store.read() as conn:
-        row = _require(requests.find(conn, requests.resolve(conn, request_id)), request_id)
-        deciders = [a.actor for a in requests.approvals_of(conn, row.id)]
-        if (refusal := refuse_view(who, row, requests.selectors(conn, row.id), deciders)) is not None:
-            raise refusal
+        row = sight.find(conn, who, request_id)
         rows = executions.of_request(conn, row.id, limit=min(limit, PAGE_MAX))
         stored = executions.stored_among(conn, [e.id for e in rows])
     return {"executions": [execution_item(e, stored=e.id in stored) for e in rows]}
 
 
-def list_results(rt: Runtime, who: Principal, limit: int) -> View:
-    """Stored results this person may read, newest first. Raises `Refused`."""
+def list_results(
+    rt: Runtime,
+    who: Principal,
+    limit: int,
+    *,
+    offset: int = 0,
+    user: str | None = None,
+    database: str | None = None,
+    environment: str | None = None,
+    operation: str | None = None,
+) -> View:
+    """One page of the stored results this person may read, newest first; `user` is whose request it was.
+
+    Raises `Refused`, `Invalid` (unknown operation).
+    """
     if (refusal := rbac.refuse(who, Permission.RESULT_VIEW, target=None, owner=None)) is not None:
         raise refusal
-    sees = visibility(who, Permission.RESULT_VIEW)
+    criteria = Criteria(
+        user=user,
+        database=database,
+        environment=environment,
+        operation=parse_operation(operation) if operation is not None else None,
+    )
+    limit = min(limit, PAGE_MAX)
     with rt.store.read() as conn:
-        found = executions.readable_results(conn, sees, limit=min(limit, PAGE_MAX))
+        found, total = executions.results_page(
+            conn, sight.read_by(rt, who), criteria, limit=limit, offset=min(offset, OFFSET_MAX)
+        )
     return {
+        "total": total,
+        "limit": limit,
+        "offset": offset,
         "results": [
             {
                 "request_id": request.id,
@@ -225,24 +247,19 @@ def list_results(rt: Runtime, who: Principal, limit: int) -> View:
                 "truncated": stored.truncated,
             }
             for stored, request in found
-        ]
+        ],
     }
 
 
-def _check_access(rt: Runtime, who: Principal, row: RequestRow, deciders: list[str]) -> None:
-    """The owner, whoever it is shared with, whoever decided on it, and holders of `result.view:any`."""
-    reach = rbac.ownership(who, Permission.RESULT_VIEW, row.target)
-    if reach is None:
-        raise Refused(f"this needs the permission {Permission.RESULT_VIEW} on {row.target}")
-    if reach is Ownership.ANY or who.subject == row.requester or who.subject in deciders:
-        return
-    rule = policy.find_result_policy(rt.settings.policy.result_policies, row.target)
-    shared = [*(parse_selector(text) for text in row.share_with), *rule.access]
-    if not any(rbac.matches(who, selector, requester=row.requester) for selector in shared):
+def _readable(rt: Runtime, who: Principal, conn: Connection, asked: str) -> RequestRow:
+    """A request whose result this person may read: asked before what there is to read, and whether it is kept.
+
+    Raises `Missing`, `Conflict` (several), and `Refused` for a request that they may look at without its result.
+    """
+    if (refusal := rbac.refuse(who, Permission.RESULT_VIEW, target=None, owner=None)) is not None:
+        raise refusal
+    may_read = sight.read_by(rt, who)
+    row = sight.find(conn, who, asked, may_read)
+    if not requests.those_seen(conn, [row.id], may_read):
         raise Refused("this result is not shared with you", hint="ask the requester, or its approvers")
-
-
-def _require(row: RequestRow | None, request_id: str) -> RequestRow:
-    if row is None:
-        raise Missing(f"request {request_id}")
     return row

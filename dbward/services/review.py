@@ -16,6 +16,7 @@ from dbward.domain.policy import workflow_from_json
 from dbward.domain.states import Trigger
 from dbward.errors import Conflict, DbwardError, Gone, Refused
 from dbward.runtime import Runtime
+from dbward.services import sight
 from dbward.services.dispatch import check_reason
 from dbward.services.journal import record, record_refusal
 from dbward.services.views import View
@@ -30,7 +31,10 @@ def approve(rt: Runtime, who: Principal, request_id: str, comment: str | None, s
     comment = check_reason(comment, "comment")
 
     def work(tx: Tx) -> View | DbwardError:
-        row, flow, given = _decidable(rt, tx, request_id)
+        found = _decidable(rt, tx, who, request_id, "approve")
+        if isinstance(found, DbwardError):
+            return found
+        row, flow, given = found
         before = rules.progress(flow, given)
         try:
             chosen = rules.choose_selector(flow, given, who, row.requester, selector)
@@ -70,7 +74,10 @@ def reject(rt: Runtime, who: Principal, request_id: str, comment: str | None) ->
     comment = check_reason(comment, "comment")
 
     def work(tx: Tx) -> View | DbwardError:
-        row, flow, given = _decidable(rt, tx, request_id)
+        found = _decidable(rt, tx, who, request_id, "reject")
+        if isinstance(found, DbwardError):
+            return found
+        row, flow, given = found
         try:
             step, matched = rules.choose_rejecting(flow, given, who, row.requester)
         except Refused as refusal:
@@ -96,8 +103,13 @@ def reject(rt: Runtime, who: Principal, request_id: str, comment: str | None) ->
     return _outcome(rt.store.write(work))
 
 
-def _decidable(rt: Runtime, tx: Tx, request_id: str) -> tuple[RequestRow, Workflow, tuple[Approval, ...]]:
-    row = requests.lock(tx, requests.resolve(tx.conn, request_id))
+def _decidable(
+    rt: Runtime, tx: Tx, who: Principal, request_id: str, action: str
+) -> tuple[RequestRow, Workflow, tuple[Approval, ...]] | DbwardError:
+    """The pending request with its workflow and decisions, or the `Missing` to raise after the commit."""
+    row = sight.lock(rt, tx, who, request_id, sight.awaiting(who), action=action)
+    if isinstance(row, DbwardError):
+        return row
     if row.status is not Status.PENDING:
         already = "already approved" if row.status is Status.APPROVED else f"already {row.status}"
         raise Conflict(f"request is {already}", hint="only pending requests are decided")

@@ -7,7 +7,7 @@ from typing import Literal
 from pydantic import Field
 
 from dbward.client.answers.base import Answer, Count
-from dbward.client.wire import ActiveJob, ServedDatabase
+from dbward.client.wire import ServedDatabase
 from dbward.domain.model import Operation
 
 
@@ -21,6 +21,14 @@ class Capabilities(Answer):
     operations: list[Operation]
 
 
+class Job(Answer):
+    """What an agent works at. `request_id` is null for a request that the caller may not see."""
+
+    request_id: str | None
+    operation: Operation
+    elapsed_secs: int
+
+
 class Agent(Answer):
     """One agent process. `last_poll_ago_secs` is at most 9999."""
 
@@ -31,7 +39,7 @@ class Agent(Answer):
     in_flight: Count
     max_concurrent: Count
     uptime_secs: Count
-    active_jobs: list[ActiveJob]
+    active_jobs: list[Job]
     capabilities: Capabilities
     databases: list[ServedDatabase]
 

@@ -71,3 +71,6 @@ class Stored(Answer):
 
 class StoredPage(Answer):
     results: list[Stored]
+    total: Count
+    limit: Count
+    offset: Count
