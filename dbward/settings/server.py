@@ -20,6 +20,7 @@ from dbward.settings.secret import Secret
 from dbward.settings.server_access import ConfiguredUser
 from dbward.settings.server_features import Features
 from dbward.settings.server_limits import Limits
+from dbward.settings.server_oidc import OidcSettings
 
 __all__ = ["BrokerSettings", "ConfiguredUser", "ServerSettings", "StateSettings", "load_server", "parse_listen"]
 
@@ -111,6 +112,7 @@ class ServerSettings:
     trusted_proxies: tuple[Network, ...] = ()
     auth_mode: Literal["token"] = "token"
     max_active_tokens_per_user: int = 5
+    oidc: OidcSettings | None = None
     retention: Retention = Retention()
     audit_redaction: Literal["literals", "full", "none"] = "literals"
     logging: LogSettings = field(default_factory=LogSettings)
@@ -147,6 +149,7 @@ def load_server(path: Path | str, env: Mapping[str, str] | None = None) -> Serve
         dialects=dialects,
         trusted_proxies=_read_proxies(root),
         max_active_tokens_per_user=access.max_active_tokens_per_user,
+        oidc=access.oidc,
         retention=_read_retention(root.table("retention")),
         audit_redaction=root.table("audit").choice("redaction", "literals", ("literals", "full", "none")),
         logging=read_logging(root.table("logging"), env),

@@ -10,6 +10,7 @@ from dbward.domain.names import parse_selector
 from dbward.domain.roles import BUILTIN_ROLES, parse_grant
 from dbward.settings.load import Table
 from dbward.settings.secret import Secret
+from dbward.settings.server_oidc import OidcSettings, read_oidc
 from dbward.settings.server_policy import accept, table_name
 
 _TOKEN = re.compile(r"dbw_[0-9a-f]{32}")
@@ -32,6 +33,7 @@ class Access:
     policy: PolicySet
     users: tuple[ConfiguredUser, ...]
     max_active_tokens_per_user: int
+    oidc: OidcSettings | None = None
 
 
 def read_access(root: Table, policy: PolicySet, warnings: list[str]) -> Access:
@@ -42,16 +44,17 @@ def read_access(root: Table, policy: PolicySet, warnings: list[str]) -> Access:
     roles = _read_roles(auth)
     known = set(roles) | set(BUILTIN_ROLES)
     groups = _read_groups(auth, known)
-    outside = _read_oidc(auth.table("oidc"), known, warnings)
+    oidc = read_oidc(auth.table("oidc"), lambda table, role: _check_person_role(table, "role", (role,), known), warnings)
     users = _read_users(auth, known, set(groups))
     default_role = auth.maybe("default_role")
     if default_role is not None and default_role not in known:
         auth.wrong("default_role", f"there is no role {default_role!a}")
-    _check_selectors(root, policy, known, None if outside else set(groups))
+    _check_selectors(root, policy, known, None if oidc is not None else set(groups))
     return Access(
         policy=replace(policy, roles=roles, groups=groups, default_role=default_role),
         users=users,
         max_active_tokens_per_user=auth.table("token_policy").integer("max_active_tokens_per_user", 5),
+        oidc=oidc,
     )
 
 
@@ -110,10 +113,8 @@ def _read_users(auth: Table, roles: set[str], groups: set[str]) -> tuple[Configu
         if name in users:
             table.wrong("id", f"user {name!a} is listed twice")
         given_roles, given_groups = table.texts("roles"), table.texts("groups")
-        _check_known(table, "roles", given_roles, roles, "role")
+        _check_person_role(table, "roles", given_roles, roles)
         _check_known(table, "groups", given_groups, groups, "group")
-        if AGENT_ROLE in given_roles:
-            table.wrong("roles", f"{AGENT_ROLE!a} is for agents' tokens, not for people")
         users[name] = ConfiguredUser(name, given_roles, given_groups, _read_token(table, tokens))
     return tuple(users.values())
 
@@ -132,30 +133,10 @@ def _read_token(table: Table, seen: set[Secret]) -> Secret | None:
     return token
 
 
-def _read_oidc(table: Table, roles: set[str], warnings: list[str]) -> bool:
-    """Whether groups may also come from an identity provider. Validated here, put to use by a later version."""
-    issuer = table.maybe("issuer_url") or table.maybe("issuer")
-    table.maybe("issuer")
-    client_id, audience, jwks = table.maybe("client_id"), table.maybe("audience"), table.maybe("jwks_uri")
-    table.maybe("default_role")
-    for mapping in table.tables("role_mappings"):
-        claim, role = mapping.required("claim"), mapping.required("role")
-        mapping.required("value")
-        if claim and claim != "groups":
-            mapping.wrong("claim", "only the claim `groups` is supported")
-        if role:
-            _check_known(mapping, "role", (role,), roles, "role")
-    if not table.present:
-        return False
-    if issuer is None:
-        table.wrong("issuer_url", "is required")
-    if client_id is None and audience is None:
-        table.wrong("client_id", "is required, or `audience`")
-    for key, url in (("issuer_url", issuer), ("jwks_uri", jwks)):
-        if url is not None and not url.startswith(("https://", "http://")):
-            table.wrong(key, "must start with https:// or http://")
-    warnings.append("[auth.oidc] is checked but not in effect in this version: sign in with tokens")
-    return True
+def _check_person_role(table: Table, key: str, given: tuple[str, ...], roles: set[str]) -> None:
+    _check_known(table, key, given, roles, "role")
+    if AGENT_ROLE in given:
+        table.wrong(key, f"{AGENT_ROLE!a} is for agents' tokens, not for people")
 
 
 def _check_selectors(root: Table, policy: PolicySet, roles: set[str], groups: set[str] | None) -> None:
