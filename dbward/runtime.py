@@ -14,6 +14,7 @@ from dbward.broker.wake import EVERYBODY, Hub
 from dbward.db import identities
 from dbward.db.engine import Store, open_store
 from dbward.errors import Misconfigured
+from dbward.identity.keys import ProviderKeys
 from dbward.keys import Keys
 from dbward.metrics import Metrics
 from dbward.results.local import LocalResults
@@ -25,6 +26,8 @@ from dbward.tokencache import TokenCache
 class Runtime:
     """What services are given. `now` is the only clock; `hub` wakes the calls that wait, each of which holds one of
     `polls`; who verifies the audit log holds `verifying`.
+
+    `provider_keys` is None without single sign-on.
     """
 
     settings: ServerSettings
@@ -34,6 +37,7 @@ class Runtime:
     results: LocalResults
     keys: Keys
     tokens: TokenCache
+    provider_keys: ProviderKeys | None
     metrics: Metrics
     allowances: Allowances
     polls: Places
@@ -69,9 +73,14 @@ def open_runtime(settings: ServerSettings, *, now: Callable[[], datetime] = utc_
     metrics = Metrics(settings.policy.targets)
     store = open_store(settings.state, on_wake=wake, on_moved=lambda row: metrics.request_moved(row.status, row.target))
 
+    oidc = settings.oidc
+    provider_keys = ProviderKeys(oidc.issuer, oidc.jwks_uri) if oidc is not None else None
+
     def close() -> None:
         hub.close()
         store.close()
+        if provider_keys is not None:
+            provider_keys.close()
 
     return Runtime(
         settings=settings,
@@ -81,6 +90,7 @@ def open_runtime(settings: ServerSettings, *, now: Callable[[], datetime] = utc_
         results=results,
         keys=signing,
         tokens=tokens,
+        provider_keys=provider_keys,
         metrics=metrics,
         allowances=Allowances(),
         polls=Places(settings.http.max_polls),

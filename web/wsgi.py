@@ -26,6 +26,7 @@ from gunicorn.http import errors as http
 from dbward import VERSION
 from dbward.db.lock import StateLock
 from dbward.errors import DbwardError, Misconfigured
+from dbward.identity import oidc
 from dbward.runtime import Runtime, open_runtime
 from dbward.services import bootstrap
 from dbward.services.allowances import Exchange
@@ -128,6 +129,7 @@ class Server(BaseApplication):  # type: ignore[misc]  # gunicorn carries no type
             "worker_class": Worker,
             "threads": polls + SPARE_THREADS,
             "worker_connections": polls + SPARE_CONNECTIONS + WAITING_MAX,
+            "limit_request_field_size": oidc.MAX_LENGTH + 256,  # a whole JWT fits into `Authorization`
             "keepalive": KEEP_ALIVE_SECS,
             "timeout": HEARTBEAT_SECS,
             "graceful_timeout": max(1, int(self.settings.http.graceful_timeout.total_seconds())),

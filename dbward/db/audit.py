@@ -162,6 +162,20 @@ def _conditions(wanted: Search) -> Iterator[ColumnElement[bool]]:
         yield _seq < wanted.before_seq
 
 
+def happened(conn: Connection, event: Event, actor_id: str, since: str) -> bool:
+    """Whether `actor_id` has done that at `since`, as `domain.audit.stamp` makes it, or later."""
+    query = (
+        select(audit_events.c.seq)
+        .where(
+            audit_events.c.actor_id == actor_id,
+            audit_events.c.event_type == event,
+            audit_events.c.created_at >= since,
+        )
+        .limit(1)
+    )
+    return conn.execute(query).first() is not None
+
+
 def last_checkpoint_before(conn: Connection, created_at: str) -> tuple[int, str] | None:
     """`(seq, hash)` of the newest checkpoint at or before `created_at`."""
     query = (

@@ -51,6 +51,7 @@ CATEGORY: dict[Event, Category] = {
     Event.SCHEMA_SNAPSHOT_UPDATED: Category.AGENT,
     Event.SCHEMA_SNAPSHOT_FAILED: Category.AGENT,
     Event.AUTH_FAILURE: Category.AUTH,
+    Event.AUTH_LOGIN_SUCCESS: Category.AUTH,
     Event.TOKEN_CREATED: Category.TOKEN,
     Event.TOKEN_REVOKED: Category.TOKEN,
     Event.TOKEN_REISSUED_INITIAL: Category.TOKEN,

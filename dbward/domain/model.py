@@ -303,6 +303,7 @@ class Event(StrEnum):
     RESULT_PURGED = "result.purged"
     RESULT_READ = "result.read"
     AUTH_FAILURE = "auth.failure"
+    AUTH_LOGIN_SUCCESS = "auth.login_success"
     TOKEN_CREATED = "token.created"
     TOKEN_REVOKED = "token.revoked"
     TOKEN_REISSUED_INITIAL = "token.reissued_initial"

@@ -36,8 +36,10 @@ _ADDRESSES = (
 
 
 def discover(http: httpx2.Client, issuer: str, url: str | None = None) -> Provider:
-    """Ask the provider of `issuer`, at `url` when that is elsewhere. Raises `ProviderDown`, also when it says that it is
-    another issuer or sends people over plain http."""
+    """Ask the provider of `issuer`, at `url` when that is elsewhere.
+
+    Raises `ProviderDown`, also when it says that it is another issuer or sends people over plain http.
+    """
     document = web.fetch(http, url or issuer.rstrip("/") + WELL_KNOWN)
     try:
         found = Provider.model_validate(document)

@@ -22,6 +22,7 @@ class ProviderDown(Unavailable):
     code = "auth.provider_unavailable"
 
     def __init__(self, what: str) -> None:
+        self.what = what
         super().__init__(
             f"the identity provider {what}", hint="try again shortly; a dbward token works without the provider"
         )

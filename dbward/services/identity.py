@@ -16,8 +16,9 @@ from dbward.db.rows import TokenRow, UserRow
 from dbward.domain import roles
 from dbward.domain.model import ANY, Event, Principal, Role, Target
 from dbward.errors import DbwardError, RateLimited, Refused, Unauthorized, Unavailable
+from dbward.identity import oidc
 from dbward.runtime import Runtime
-from dbward.services import people
+from dbward.services import people, sso
 from dbward.services.journal import record
 from dbward.services.views import View
 
@@ -48,19 +49,36 @@ def authenticate(
     if bearer is None:
         rt.metrics.auth_failures.labels("missing").inc()
         raise _unauthorized()
-    if not bearer.isascii() or not 12 <= len(bearer) <= _AUTHORIZATION_MAX:
-        raise _failure(rt, address, "malformed")
+    from_provider = oidc.is_jwt(bearer)
+    longest = oidc.MAX_LENGTH if from_provider else _AUTHORIZATION_MAX
+    if not bearer.isascii() or not 12 <= len(bearer) <= longest:
+        raise _failure(rt, address, "malformed", bearer)
     now = rt.now()
     digest = ids.token_hash(bearer)
     known = rt.tokens.get(digest, now)
     if known is None:
         generation = rt.tokens.generation
-        row, cause = _look_up(rt, bearer, digest, now, finishing=finishing)
-        if row is None:
-            raise _failure(rt, address, cause)
-        known = _principal(rt, row)
-        rt.tokens.put(digest, known, row.expires_at, now, generation=generation)
+        expires_at: datetime | None
+        if from_provider:
+            known, expires_at = _sign_in(rt, bearer, address)
+        else:
+            row, cause = _look_up(rt, bearer, digest, now, finishing=finishing)
+            if row is None:
+                raise _failure(rt, address, cause, bearer)
+            known, expires_at = _principal(rt, row), row.expires_at
+        rt.tokens.put(digest, known, expires_at, now, generation=generation)
     return replace(known, peer_ip=peer_ip, client_ip=client_ip, client_ip_source=source)
+
+
+def _sign_in(rt: Runtime, bearer: str, address: Principal) -> tuple[Principal, datetime]:
+    """`sso.sign_in`, with what it refuses put on the record."""
+    try:
+        return sso.sign_in(rt, bearer, address=address)
+    except oidc.BadToken as e:
+        raise _failure(rt, address, e.cause, bearer) from None
+    except Refused as e:
+        _record_failure(rt, address, e.code)
+        raise
 
 
 def still_valid(rt: Runtime, token_id: str) -> bool:
@@ -136,27 +154,28 @@ def _note_seen(rt: Runtime, user: UserRow) -> None:
         rt.store.write(lambda tx: identities.seen(tx, user.id, now, unless_since=since))
 
 
-def _unauthorized() -> Unauthorized:
-    return Unauthorized(
-        "the token is missing, unknown, expired or revoked",
-        hint="send `Authorization: Bearer <token>` with a valid token",
-    )
-
-
-def _failure(rt: Runtime, address: Principal, cause: str) -> DbwardError:
-    """What to raise for a failed sign-in, which is counted and, unless there are too many, on the record."""
-    source = _network(address.client_ip)
-    now = rt.now()
-    rt.metrics.auth_failures.labels(cause).inc()
-    if rt.tokens.worth_recording(source, now):
-        rt.store.write(
-            lambda tx: record(
-                rt, tx, Event.AUTH_FAILURE, actor=address, denied=True, reason=cause, metadata={"failure_reason": cause}
-            )
+def _unauthorized(bearer: str = "") -> Unauthorized:
+    """The hint goes by what the token looks like, never by what is wrong with it."""
+    hint = "send `Authorization: Bearer <token>` with a valid token"
+    if oidc.is_jwt(bearer):
+        hint = (
+            "sign in again with `dbward login`: it must be a token of the server's identity provider, for this server"
         )
-    taken = rt.allowances.take(f"sign_ins:{source}", rt.settings.limits.failed_sign_ins_per_minute, now)
+    elif bearer and not bearer.startswith(ids.TOKEN_PREFIX):
+        hint = (
+            "this is neither a dbward token (`dbw_…`) nor a JWT; an opaque access token does not say who holds it, "
+            "so send the provider's ID token"
+        )
+    return Unauthorized("the token is missing, unknown, expired or revoked", hint=hint)
+
+
+def _failure(rt: Runtime, address: Principal, cause: str, bearer: str) -> DbwardError:
+    """What to raise for a failed sign-in, which is counted and, unless there are too many, on the record."""
+    _record_failure(rt, address, cause)
+    most = rt.settings.limits.failed_sign_ins_per_minute
+    taken = rt.allowances.take(f"sign_ins:{_network(address.client_ip)}", most, rt.now())
     if taken.ok:
-        return _unauthorized()
+        return _unauthorized(bearer)
     rt.metrics.limited("sign_ins")
     return RateLimited(
         "too many sign-ins have failed from this address",
@@ -164,6 +183,16 @@ def _failure(rt: Runtime, address: Principal, cause: str) -> DbwardError:
         hint="stop whatever sends the bad token; a valid one is accepted all the time",
         retry_after=taken.reset_secs,
     )
+
+
+def _record_failure(rt: Runtime, address: Principal, cause: str) -> None:
+    rt.metrics.auth_failures.labels(cause).inc()
+    if rt.tokens.worth_recording(_network(address.client_ip), rt.now()):
+        rt.store.write(
+            lambda tx: record(
+                rt, tx, Event.AUTH_FAILURE, actor=address, denied=True, reason=cause, metadata={"failure_reason": cause}
+            )
+        )
 
 
 def _network(address: str | None) -> str:

@@ -44,7 +44,9 @@ def read_access(root: Table, policy: PolicySet, warnings: list[str]) -> Access:
     roles = _read_roles(auth)
     known = set(roles) | set(BUILTIN_ROLES)
     groups = _read_groups(auth, known)
-    oidc = read_oidc(auth.table("oidc"), lambda table, role: _check_person_role(table, "role", (role,), known), warnings)
+    oidc = read_oidc(
+        auth.table("oidc"), lambda table, role: _check_person_role(table, "role", (role,), known), warnings
+    )
     users = _read_users(auth, known, set(groups))
     default_role = auth.maybe("default_role")
     if default_role is not None and default_role not in known:

@@ -22,6 +22,7 @@ from dbward.domain.model import (
 from dbward.errors import Misconfigured
 from dbward.settings.server import load_server, parse_listen
 from dbward.settings.server_limits import Limits
+from dbward.settings.server_oidc import OidcSettings, RoleMapping
 
 TOKEN = "dbw_" + "0123456789abcdef" * 2
 MINIMAL = """
@@ -89,6 +90,10 @@ client_id = "dbward"
 claim = "groups"
 value = "dbas"
 role = "reader"
+[[auth.oidc.role_mappings]]
+claim = "a.b"
+value = "x"
+role = "root"
 
 [[databases]]
 name = "app"
@@ -299,7 +304,13 @@ def test_everything(tmp_path: Path) -> None:
     assert s.logging.level == "warning"
     assert s.features.slack is not None
     assert s.policy.sql_review[0].rules == {"drop_table": "warn"}
-    for section in ("slack", "mcp", "webhooks", "auth.oidc", "result_channel"):
+    assert s.oidc == OidcSettings(
+        "https://id.example.com",
+        "dbward",
+        None,
+        (RoleMapping("groups", "dbas", "reader"), RoleMapping("a.b", "x", "root")),
+    )
+    for section in ("slack", "mcp", "webhooks", "result_channel"):
         assert any(f"[{section}]" in warning for warning in s.warnings), section
 
 
@@ -484,6 +495,16 @@ STEP = '[[workflows.steps]]\napprovers = [{ role = "approver" }]\n'
         ('[auth]\ndefault_role = "ghost"', "auth.default_role", "no role"),
         ('[auth.oidc]\nclient_id = "x"', "auth.oidc.issuer_url", "required"),
         ('[auth.oidc]\nissuer = "https://x"', "auth.oidc.client_id", "audience"),
+        ('[auth.oidc]\nissuer = "http://id.example.com"\nclient_id = "x"', "auth.oidc.issuer", "https://"),
+        ('[auth.oidc]\nissuer_url = "https://a:b@x"\nclient_id = "x"', "auth.oidc.issuer_url", "password"),
+        ('[auth.oidc]\nissuer = "https://x"\nclient_id = "x"\njwks_uri = ""', "auth.oidc.jwks_uri", "empty"),
+        ('[auth.oidc]\nissuer = "https://x"\nclient_id = "x"\njwks_uri = "ftp://x"', "auth.oidc.jwks_uri", "https://"),
+        (
+            '[auth.oidc]\nissuer = "https://x"\nclient_id = "x"\n[[auth.oidc.role_mappings]]\nclaim = "groups"\n'
+            'value = "x"\nrole = "agent-default"',
+            "auth.oidc.role_mappings[0].role",
+            "agents",
+        ),
         ('[server]\nlisten = "3000"', "server.listen", "host:port"),
         ('[state]\nurl = "mysql://x"', "state.url", "sqlite"),
         ('[state]\nurl = "sqlite:///relative.db"', "state.url", "sqlite"),
@@ -539,6 +560,17 @@ def test_groups_of_an_identity_provider_are_not_known_beforehand(tmp_path: Path)
         '[[workflows]]\n[[workflows.steps]]\napprovers = [{ group = "their-dbas" }]'
     )
     assert load_server(write(tmp_path, text), {}).policy.workflows[0].steps
+
+
+def test_the_client_id_is_the_audience_when_both_are_given(tmp_path: Path) -> None:
+    text = (
+        'state_dir = "x"\n[auth.oidc]\nissuer_url = "http://localhost:9"\naudience = "api"\nclient_id = "dbward"\n'
+        'default_role = "requester"\njwks_uri = "https://keys.example.com/set"\n'
+    )
+    s = load_server(write(tmp_path, text), {})
+    assert s.oidc == OidcSettings("http://localhost:9", "dbward", "https://keys.example.com/set")
+    assert any("default_role has no effect" in warning for warning in s.warnings)
+    assert s.policy.default_role is None
 
 
 def test_the_environment_decides_about_logging(tmp_path: Path) -> None:

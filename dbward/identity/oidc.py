@@ -1,0 +1,116 @@
+"""Whether a JWT is the provider's, meant for us, and valid now."""
+
+from __future__ import annotations
+
+import math
+from datetime import UTC, datetime, timedelta
+from typing import Any, Final
+
+from joserfc import jwt
+from joserfc.errors import BadSignatureError, ClaimError, ExpiredTokenError, JoseError
+from joserfc.jwk import ECKey, GuestProtocol, RSAKey
+from joserfc.jws import JWSRegistry
+
+from dbward.identity.keys import ALGORITHMS, ProviderKeys
+
+LEEWAY: Final = timedelta(seconds=30)
+"""How far the provider's clock and ours may differ."""
+
+MAX_LENGTH: Final = 8192
+
+_GROUPS = "groups"
+
+
+class BadToken(Exception):
+    """The token proves nothing. `cause` is a word for the record, not for who sent it."""
+
+    def __init__(self, cause: str) -> None:
+        super().__init__(cause)
+        self.cause = cause
+
+
+def is_jwt(text: str) -> bool:
+    """Whether `text` looks like a signed JWT; says nothing about whether it is good."""
+    return text.startswith("eyJ") and text.count(".") == 2
+
+
+def verify(keys: ProviderKeys, text: str, *, issuer: str, audience: str, now: datetime) -> dict[str, Any]:
+    """The token's claims, among them `sub` and `exp`.
+
+    Raises `BadToken`, and `ProviderDown` when the key it needs is not at hand and cannot be fetched.
+    """
+    if len(text) > MAX_LENGTH or not text.isascii():
+        raise BadToken("malformed")
+
+    def key_for(token: GuestProtocol) -> RSAKey | ECKey:
+        header = token.headers()
+        algorithm, kid = header.get("alg"), header.get("kid")
+        if not isinstance(algorithm, str) or algorithm not in ALGORITHMS:
+            raise BadToken("algorithm")
+        if kid is not None and not isinstance(kid, str):
+            raise BadToken("malformed")
+        found = keys.find(kid, algorithm, now)
+        if found is None:
+            raise BadToken("unknown_key")
+        return found
+
+    try:
+        claims = jwt.decode(text, key_for, registry=_registry()).claims
+        _claims_registry(issuer, audience, now).validate(claims)
+    except ExpiredTokenError:
+        raise BadToken("expired") from None
+    except ClaimError as e:
+        raise BadToken(f"claim_{e.claim}") from None
+    except BadSignatureError:
+        raise BadToken("bad_signature") from None
+    except (JoseError, ValueError, TypeError, KeyError, OverflowError, RecursionError):
+        raise BadToken("malformed") from None
+    if not math.isfinite(claims["exp"]):
+        raise BadToken("claim_exp")
+    return claims
+
+
+def expires_at(claims: dict[str, Any], now: datetime) -> datetime:
+    """Until when the token is accepted, and a day at most: long enough for whoever remembers it."""
+    latest = now + timedelta(days=1)
+    until = min(float(claims["exp"]), latest.timestamp())
+    return min(datetime.fromtimestamp(until, UTC) + LEEWAY, latest)
+
+
+def values_of(claims: dict[str, Any], name: str) -> frozenset[str]:
+    """The texts in a claim: `name` itself, or else the path its dots make (`realm_access.roles`).
+
+    A list gives each of its texts, a boolean `true` or `false`; anything else gives nothing.
+    """
+    value: Any = claims.get(name)
+    if name not in claims:
+        value = claims
+        for step in name.split("."):
+            value = value.get(step) if isinstance(value, dict) else None
+    listed = value if isinstance(value, list) else [value]
+    return frozenset(
+        str(one).lower() if isinstance(one, bool) else str(one)
+        for one in listed
+        if isinstance(one, str | bool | int) and one != ""
+    )
+
+
+def groups_of(claims: dict[str, Any]) -> frozenset[str]:
+    return values_of(claims, _GROUPS)
+
+
+def _registry() -> JWSRegistry:
+    registry = JWSRegistry(algorithms=list(ALGORITHMS), strict_check_header=False)
+    registry.max_header_length = registry.max_payload_length = MAX_LENGTH
+    return registry
+
+
+def _claims_registry(issuer: str, audience: str, now: datetime) -> jwt.JWTClaimsRegistry:
+    return jwt.JWTClaimsRegistry(
+        now=int(now.timestamp()),
+        leeway=int(LEEWAY.total_seconds()),
+        iss={"essential": True, "value": issuer},
+        aud={"essential": True, "value": audience},
+        sub={"essential": True},
+        exp={"essential": True},
+    )
