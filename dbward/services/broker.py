@@ -117,11 +117,13 @@ def depths(rt: Runtime, who: Principal, ask: Depths) -> DepthList:
 
 def _source(rt: Runtime, who: Principal, gone: Callable[[], bool] = lambda: False) -> SqlSource:
     """The verbs as this caller may use them."""
+    if who.token_id is None:  # sessions and queues belong to a token
+        raise Refused("the broker takes dbward tokens only", hint="create one, or use one of the configuration")
     return SqlSource(
         rt.store,
         rt.hub,
         rt.now,
-        owner=who.token_id or "",
+        owner=who.token_id,
         settings=rt.settings.broker,
         check=lambda tx, verb, ask: _check(rt, who, tx, verb, ask),
         on_poll=agents.seen if who.kind == "agent" else None,

@@ -73,12 +73,14 @@ def authenticate(
 def _sign_in(rt: Runtime, bearer: str, address: Principal) -> tuple[Principal, datetime]:
     """`sso.sign_in`, with what it refuses put on the record."""
     try:
-        return sso.sign_in(rt, bearer, address=address)
+        found = sso.sign_in(rt, bearer, address=address)
     except oidc.BadToken as e:
         raise _failure(rt, address, e.cause, bearer) from None
     except Refused as e:
         _record_failure(rt, address, e.code)
         raise
+    _note_seen(rt, found.user)
+    return found.principal, found.expires_at
 
 
 def still_valid(rt: Runtime, token_id: str) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from typing import Any, Final
 
@@ -18,19 +19,27 @@ from dbward.identity import oidc
 from dbward.identity.oidc import BadToken
 from dbward.identity.web import ProviderDown
 from dbward.runtime import Runtime
+from dbward.services import people
 from dbward.services.journal import record
-from dbward.settings.server_oidc import OidcSettings
 
 SOURCE: Final = "oidc"
 LOGIN_EVERY: Final = timedelta(hours=1)
 """How often the record says that somebody signed in."""
 
 _SUBJECT = re.compile(r"[A-Za-z0-9_@.-]{1,128}")
-_RESERVED = frozenset({SYSTEM.subject, "anonymous"})
 
 
-def sign_in(rt: Runtime, bearer: str, *, address: Principal) -> tuple[Principal, datetime]:
-    """Who holds this JWT, and until when it is accepted. `address` says where the call comes from.
+@dataclass(frozen=True, slots=True)
+class SignedIn:
+    """`expires_at` is until when the JWT is accepted."""
+
+    principal: Principal
+    user: UserRow
+    expires_at: datetime
+
+
+def sign_in(rt: Runtime, bearer: str, *, address: Principal) -> SignedIn:
+    """Who holds this JWT. `address` says where the call comes from.
 
     Raises `BadToken` for one that proves nothing or is of somebody who may not sign in, `Refused` for a subject that
     cannot be a user's id or has no role, `ProviderDown` when the token cannot be checked now.
@@ -42,15 +51,8 @@ def sign_in(rt: Runtime, bearer: str, *, address: Principal) -> tuple[Principal,
         claims = oidc.verify(keys, bearer, issuer=settings.issuer, audience=settings.audience, now=now)
     except ProviderDown:
         raise ProviderDown("cannot be asked for its keys") from None  # why stands in the log
-    subject = str(claims["sub"])
-    if _SUBJECT.fullmatch(subject) is None or subject in _RESERVED:
-        raise Refused(
-            "the identity provider's `sub` for you cannot be a user's id here",
-            code="auth.invalid_subject",
-            hint="up to 128 letters, digits, `-`, `_`, `@` and `.`; ask whoever runs the provider",
-        )
-    user = _known(rt, subject)
-    if user.status != "active":
+    user = _known(rt, str(claims["sub"]), claims)
+    if user.status != "active":  # which nobody is who was deleted
         raise BadToken("suspended")
     groups = sorted({*user.groups, *_groups(claims)})
     mapped = [m.role for m in settings.role_mappings if m.value in oidc.values_of(claims, m.claim)]
@@ -59,17 +61,9 @@ def sign_in(rt: Runtime, bearer: str, *, address: Principal) -> tuple[Principal,
         raise Refused(
             "no role could be found for this user", code="auth.no_roles_resolved", hint="ask an administrator"
         )
-    who = Principal(
-        subject,
-        "user",
-        roles=found,
-        groups=tuple(groups),
-        peer_ip=address.peer_ip,
-        client_ip=address.client_ip,
-        client_ip_source=address.client_ip_source,
-    )
-    _note_login(rt, who, settings)
-    return who, oidc.expires_at(claims, now)
+    who = replace(address, subject=user.id, roles=found, groups=tuple(groups))
+    _note_login(rt, who, settings.issuer)
+    return SignedIn(who, user, oidc.expires_at(claims, now))
 
 
 def _groups(claims: dict[str, Any]) -> list[str]:
@@ -85,30 +79,62 @@ def _nameable(group: str) -> bool:
     return True
 
 
-def _known(rt: Runtime, subject: str) -> UserRow:
-    """The user of that id, made now if there was none."""
+def _known(rt: Runtime, subject: str, claims: dict[str, Any]) -> UserRow:
+    """The user of that id: made now if there was none, and told apart from the claims only where something is missing.
+
+    So what an administrator has changed stays as it is, whatever the provider says.
+    """
+    if _SUBJECT.fullmatch(subject) is None or subject in people.RESERVED:
+        raise _unusable()
     with rt.store.read() as conn:
         user = identities.find_user(conn, subject)
-    return user or rt.store.write(lambda tx: _create(rt, tx, subject))
+    if user is not None and _completed(user, claims) == user:
+        return user
+    return people.outcome(rt.store.write(lambda tx: _save(rt, tx, subject, claims)))
 
 
-def _create(rt: Runtime, tx: Tx, subject: str) -> UserRow:
-    if (other := identities.find_user(tx.conn, subject)) is not None:
-        return other  # two calls at once
+def _save(rt: Runtime, tx: Tx, subject: str, claims: dict[str, Any]) -> UserRow | Refused:
+    before = identities.find_user(tx.conn, subject)
     now = rt.now()
-    row = UserRow(subject, [], [], "active", SOURCE, now, now)
-    identities.save_user(tx, row)
-    facts = {"roles": row.roles, "groups": row.groups, "source": row.source}
-    record(rt, tx, Event.USER_CREATED, actor=SYSTEM, resource=("user", row.id), metadata=facts)
+    if before is None:
+        if identities.is_agent(tx.conn, subject):
+            return _unusable()  # in the log nobody could tell the two apart
+        row = _completed(UserRow(subject, [], [], "active", SOURCE, now, now), claims)
+    else:
+        row = _completed(before, claims)
+    people.save(rt, tx, row, before, actor=SYSTEM)
     return row
 
 
-def _note_login(rt: Runtime, who: Principal, settings: OidcSettings) -> None:
+def _completed(user: UserRow, claims: dict[str, Any]) -> UserRow:
+    """The user with name and address from the claims, where the user came from there and has none."""
+    if user.source != SOURCE or user.status != "active":
+        return user
+    return replace(
+        user,
+        display_name=user.display_name or _text(claims.get("name"), 200),
+        email=user.email or _text(claims.get("email"), 320),
+    )
+
+
+def _text(value: object, most: int) -> str | None:
+    return value if isinstance(value, str) and 0 < len(value) <= most and value.isprintable() else None
+
+
+def _unusable() -> Refused:
+    return Refused(
+        "the identity provider's `sub` for you cannot be a user's id here",
+        code="auth.invalid_subject",
+        hint="up to 128 letters, digits, `-`, `_`, `@` and `.`, and no agent's name; ask whoever runs the provider",
+    )
+
+
+def _note_login(rt: Runtime, who: Principal, issuer: str) -> None:
     login = (Event.AUTH_LOGIN_SUCCESS, who.subject, stamp(rt.now() - LOGIN_EVERY))
 
     def work(tx: Tx) -> None:
         if not audit.happened(tx.conn, *login):
-            facts = {"issuer": settings.issuer, "roles": who.role_names, "groups": who.groups}
+            facts = {"issuer": issuer, "roles": who.role_names, "groups": who.groups}
             record(rt, tx, Event.AUTH_LOGIN_SUCCESS, actor=who, resource=("user", who.subject), metadata=facts)
 
     with rt.store.read() as conn:

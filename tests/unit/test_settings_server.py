@@ -25,6 +25,7 @@ from dbward.settings.server_limits import Limits
 from dbward.settings.server_oidc import OidcSettings, RoleMapping
 
 TOKEN = "dbw_" + "0123456789abcdef" * 2
+OIDC = '[auth.oidc]\nissuer = "https://x"\nclient_id = "x"\n'
 MINIMAL = """
 state_dir = "state"
 [[databases]]
@@ -497,11 +498,10 @@ STEP = '[[workflows.steps]]\napprovers = [{ role = "approver" }]\n'
         ('[auth.oidc]\nissuer = "https://x"', "auth.oidc.client_id", "audience"),
         ('[auth.oidc]\nissuer = "http://id.example.com"\nclient_id = "x"', "auth.oidc.issuer", "https://"),
         ('[auth.oidc]\nissuer_url = "https://a:b@x"\nclient_id = "x"', "auth.oidc.issuer_url", "password"),
-        ('[auth.oidc]\nissuer = "https://x"\nclient_id = "x"\njwks_uri = ""', "auth.oidc.jwks_uri", "empty"),
-        ('[auth.oidc]\nissuer = "https://x"\nclient_id = "x"\njwks_uri = "ftp://x"', "auth.oidc.jwks_uri", "https://"),
+        (OIDC + 'jwks_uri = ""', "auth.oidc.jwks_uri", "empty"),
+        (OIDC + 'jwks_uri = "ftp://x"', "auth.oidc.jwks_uri", "https://"),
         (
-            '[auth.oidc]\nissuer = "https://x"\nclient_id = "x"\n[[auth.oidc.role_mappings]]\nclaim = "groups"\n'
-            'value = "x"\nrole = "agent-default"',
+            OIDC + '[[auth.oidc.role_mappings]]\nclaim = "groups"\nvalue = "x"\nrole = "agent-default"',
             "auth.oidc.role_mappings[0].role",
             "agents",
         ),
