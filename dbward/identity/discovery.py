@@ -23,6 +23,7 @@ class Provider(BaseModel):
     token_endpoint: str | None = None
     device_authorization_endpoint: str | None = None
     revocation_endpoint: str | None = None
+    scopes_supported: tuple[str, ...] = ()
     authorization_response_iss_parameter_supported: bool = False
 
 

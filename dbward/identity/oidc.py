@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import math
 from datetime import UTC, datetime, timedelta
 from typing import Any, Final
 
-from joserfc import jwt
+from joserfc import jws, jwt
 from joserfc.errors import BadSignatureError, ClaimError, ExpiredTokenError, JoseError, UnsupportedAlgorithmError
 from joserfc.jwk import ECKey, GuestProtocol, RSAKey
 from joserfc.jws import JWSRegistry
@@ -72,6 +73,18 @@ def expires_at(claims: dict[str, Any], now: datetime) -> datetime:
     latest = now + timedelta(days=1)
     until = min(float(claims["exp"]), latest.timestamp())
     return min(datetime.fromtimestamp(until, UTC) + LEEWAY, latest)
+
+
+def stated_expiry(text: str) -> float | None:
+    """When the JWT says that it ends, in seconds since 1970, without looking at its signature; None when it does not."""
+    if not is_jwt(text):
+        return None
+    try:
+        claims = json.loads(jws.extract_compact(text.encode(), registry=_registry()).payload)
+        until = float(claims["exp"])
+    except (JoseError, ValueError, TypeError, KeyError, OverflowError, RecursionError):
+        return None
+    return until if math.isfinite(until) else None
 
 
 def values_of(claims: dict[str, Any], name: str) -> frozenset[str]:

@@ -10,6 +10,7 @@ from typing import Final, Literal, TypeVar
 from dbward.errors import Misconfigured
 from dbward.settings.load import Table, env_flag, environment, open_file
 from dbward.settings.secret import Secret
+from dbward.settings.server_oidc import refuse_url
 from dbward.settings.transport import Transport, check_transport, check_url
 
 ResultFormat = Literal["table", "json", "csv", "vertical"]
@@ -38,20 +39,26 @@ class Flags:
 
 @dataclass(frozen=True, slots=True)
 class Oidc:
-    """`[server.oidc]`, for signing in through an identity provider in a later version."""
+    """`[server.oidc]`: the identity provider that `dbward login` goes to.
+
+    `discovery_url` is where it describes itself when that is not below the issuer. `backchannel_url` is how this machine
+    reaches it and `browser_url` how a browser does, where these differ from the issuer. Empty `scopes`: the usual ones.
+    """
 
     issuer: str
     client_id: str
     discovery_url: str | None = None
     backchannel_url: str | None = None
     browser_url: str | None = None
+    scopes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
 class ClientSettings:
     """`wanted_database` is what flag or environment ask for; `databases` what the project file lists.
 
-    `migrations_dirs` holds the directories of single databases, `migrations_dir` the common one.
+    `migrations_dirs` holds the directories of single databases, `migrations_dir` the common one. `logins_dir` is where
+    `dbward login` keeps what it got; None where there is no home directory.
     """
 
     url: str
@@ -67,6 +74,7 @@ class ClientSettings:
     results_dir: Path | None = None
     result_format: ResultFormat = "table"
     oidc: Oidc | None = None
+    logins_dir: Path | None = None
     files: tuple[str, ...] = ()
     warnings: tuple[str, ...] = ()
 
@@ -158,6 +166,7 @@ def load_client(
         results_dir=_last(layer.results_dir for layer in layers),
         result_format=_last(layer.result_format for layer in layers) or "table",
         oidc=oidc,
+        logins_dir=None if (everywhere := _global_file(env)) is None else everywhere.parent / "credentials",
         files=tuple(layer.name for layer in layers),
         warnings=tuple(warnings),
     )
@@ -246,12 +255,17 @@ def _read_databases(root: Table, base: Path) -> dict[str, Path | None]:
 def _read_oidc(table: Table, *, present: bool) -> Oidc | None:
     if not present:
         return None
+    for key in ("issuer", "discovery_url", "backchannel_url", "browser_url"):
+        url = table.maybe(key)
+        if url is not None and (wrong := refuse_url(url)) is not None:
+            table.wrong(key, wrong)
     return Oidc(
         issuer=table.required("issuer"),
         client_id=table.required("client_id"),
         discovery_url=table.maybe("discovery_url"),
         backchannel_url=table.maybe("backchannel_url"),
         browser_url=table.maybe("browser_url"),
+        scopes=table.texts("scopes"),
     )
 
 
