@@ -15,6 +15,7 @@ from dbward.cli.exits import Exit, Outcome, Stop
 from dbward.cli.output import Format, Output
 
 if TYPE_CHECKING:
+    from dbward.cli.credentials import Login
     from dbward.client.http import ApiClient
     from dbward.settings.client import ClientSettings
 
@@ -33,6 +34,7 @@ class App:
         self._out: Output | None = None
         self._settings: ClientSettings | None = None
         self._client: ApiClient | None = None
+        self._login: Login | None = None
         self._closing = ExitStack()
 
     @property
@@ -73,13 +75,31 @@ class App:
             from dbward.settings.client import HINT
 
             settings = self.settings
-            if settings.token is None:
+            token: str | Callable[[], str]
+            if settings.token is not None:
+                token = settings.token.reveal()
+            elif settings.oidc is not None:
+                token = self.login.token
+                token()  # who is not logged in is told so before anything else is done
+            else:
                 raise Unauthorized("no token is configured", code="auth_error", hint=HINT)
-            self._client = ApiClient(
-                settings.url, settings.token.reveal(), version=VERSION, transport=self.env.transport
-            )
+            self._client = ApiClient(settings.url, token, version=VERSION, transport=self.env.transport)
             self.on_close(self._client.close)
         return self._client
+
+    @property
+    def login(self) -> Login:
+        """Where the login through `[server.oidc]` is kept. Raises `Misconfigured` when that cannot be anywhere."""
+        if self._login is None:
+            from dbward.cli.credentials import Login
+            from dbward.errors import Misconfigured
+
+            settings = self.settings
+            assert settings.oidc is not None
+            if settings.logins_dir is None:
+                raise Misconfigured("there is no place for the login", hint="set HOME or XDG_CONFIG_HOME")
+            self._login = Login(settings.logins_dir, settings.url, settings.oidc)
+        return self._login
 
     def on_close(self, close: Callable[[], None]) -> None:
         """Call `close` when the run is over, after everything was printed."""

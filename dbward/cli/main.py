@@ -26,6 +26,8 @@ COMMANDS: Mapping[str, tuple[str, str, str]] = {
     "databases": ("databases", "databases", "Show the databases you may work on."),
     "policy": ("policy", "policy", "Ask which policies cover a database."),
     "migrate": ("migrate", "migrate", "Make and check migration files."),
+    "login": ("login", "login", "Sign in through the identity provider."),
+    "logout": ("login", "logout", "End that login."),
     "whoami": ("whoami", "whoami", "Show who the server thinks you are."),
     "server": ("server", "server", "Run the server."),
     "agent": ("agent", "agent", "Run statements that the server hands out."),

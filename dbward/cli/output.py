@@ -41,6 +41,12 @@ class Output:
         """What happened, on stderr, for people."""
         self._err(clean(text, keep="\n"))
 
+    def notice(self, text: str) -> None:
+        """What a person has to do for the command to go on: on stderr in every format."""
+        self._flush_out()
+        self.env.stderr.write(clean(text, keep="\n") + "\n")
+        self.env.stderr.flush()
+
     def hint(self, text: str) -> None:
         """What can be done next, on stderr, for people."""
         self._err(f"💡 {clean(text, keep=chr(10))}")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import ssl
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Generator, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any, Final, Self
 from urllib.parse import quote
@@ -54,22 +54,24 @@ def part(text: str) -> str:
 class ApiClient:
     """A connection to one server with one token. Close it, or use it as a context manager.
 
-    `transport` replaces the network, so that the real application can be called without a socket.
+    `token` may be a function: it is asked before each call, and what it raises is raised. `transport` replaces the network, so that the real application can be called without a socket.
     `server_version` is what the last answer said.
     """
 
     def __init__(
         self,
         base_url: str,
-        token: str | None,
+        token: str | Callable[[], str] | None,
         *,
         version: str = "",
         transport: httpx2.BaseTransport | None = None,
     ) -> None:
         headers = {"User-Agent": f"dbward/{version}", "Accept": "application/json"}
-        if token is not None:
+        if isinstance(token, str):
             headers["Authorization"] = f"Bearer {token}"
-        self._http = httpx2.Client(base_url=base_url, headers=headers, transport=transport)
+        self._http = httpx2.Client(
+            base_url=base_url, headers=headers, transport=transport, auth=_Bearer(token) if callable(token) else None
+        )
         self.server_version: str | None = None
 
     def close(self) -> None:
@@ -142,6 +144,17 @@ class ApiClient:
 
     def _note(self, response: httpx2.Response) -> None:
         self.server_version = response.headers.get(VERSION_HEADER, self.server_version)
+
+
+class _Bearer(httpx2.Auth):
+    """Puts in the token of the moment: a command may wait for longer than one lives."""
+
+    def __init__(self, token: Callable[[], str]) -> None:
+        self._token = token
+
+    def auth_flow(self, request: httpx2.Request) -> Generator[httpx2.Request, httpx2.Response, None]:
+        request.headers["Authorization"] = f"Bearer {self._token()}"
+        yield request
 
 
 def unreachable(error: httpx2.TransportError) -> DbwardError:

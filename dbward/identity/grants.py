@@ -1,4 +1,4 @@
-"""How a person signs in at the provider: in a browser with PKCE, or on another device; and how that is kept up or ended.
+"""How a person signs in at the provider: in a browser with PKCE, or on another device; how that is kept up or ended.
 
 A public client: there is no client secret, and none would be one on people's machines.
 """
@@ -82,7 +82,7 @@ def new_attempt() -> Attempt:
 
 
 def find_provider(http: httpx2.Client, oidc: Oidc) -> Provider:
-    """The provider as this machine reaches it: `backchannel_url` and `browser_url` stand in for the issuer's address."""
+    """The provider as it is reached: `backchannel_url` and `browser_url` stand in for the issuer's address."""
     url = oidc.discovery_url or _moved(oidc.issuer.rstrip("/") + WELL_KNOWN, oidc, oidc.backchannel_url)
     found = discover(http, oidc.issuer, url)
     behind = ("jwks_uri", "token_endpoint", "device_authorization_endpoint", "revocation_endpoint")
@@ -253,4 +253,4 @@ def _text(body: Mapping[str, Any], name: str) -> str | None:
 
 def _number(body: Mapping[str, Any], name: str, default: float) -> float:
     value = body.get(name)
-    return float(value) if type(value) in (int, float) and value > 0 else default
+    return float(value) if isinstance(value, int | float) and value > 0 else default

@@ -76,7 +76,7 @@ def expires_at(claims: dict[str, Any], now: datetime) -> datetime:
 
 
 def stated_expiry(text: str) -> float | None:
-    """When the JWT says that it ends, in seconds since 1970, without looking at its signature; None when it does not."""
+    """When the JWT says that it ends, in seconds since 1970; None when it does not. Its signature is not looked at."""
     if not is_jwt(text):
         return None
     try:

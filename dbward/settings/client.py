@@ -41,8 +41,9 @@ class Flags:
 class Oidc:
     """`[server.oidc]`: the identity provider that `dbward login` goes to.
 
-    `discovery_url` is where it describes itself when that is not below the issuer. `backchannel_url` is how this machine
-    reaches it and `browser_url` how a browser does, where these differ from the issuer. Empty `scopes`: the usual ones.
+    `discovery_url` is where it describes itself when that is not below the issuer. `backchannel_url` is how this
+    machine reaches it and `browser_url` how a browser does, where these differ from the issuer. Empty `scopes`: the
+    usual ones.
     """
 
     issuer: str
