@@ -54,8 +54,8 @@ def part(text: str) -> str:
 class ApiClient:
     """A connection to one server with one token. Close it, or use it as a context manager.
 
-    `token` may be a function: it is asked before each call, and what it raises is raised. `transport` replaces the network, so that the real application can be called without a socket.
-    `server_version` is what the last answer said.
+    `token` may be a function: it is asked before each call, and what it raises is raised. `transport` replaces the
+    network, so that the real application can be called without a socket. `server_version` is what the last answer said.
     """
 
     def __init__(

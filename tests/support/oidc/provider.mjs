@@ -45,7 +45,7 @@ function open(keys) {
     conformIdTokenClaims: false,
     enabledJWA: { idTokenSigningAlgValues: [options.alg] },
     findAccount: (_, id) => ({ accountId: id, claims: () => claimsOf(id) }),
-    extraTokenClaims: (_, token) => ({ groups: options.users[token.accountId]?.groups }),
+    extraTokenClaims: (_, token) => options.users[token.accountId],
     issueRefreshToken: (_, found) => found.grantTypeAllowed('refresh_token'),
     rotateRefreshToken: true,
     ttl: {
