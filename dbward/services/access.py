@@ -1,10 +1,12 @@
-"""The first question of every call: is the permission held at all? Whose thing it is about is asked later."""
+"""The first questions: is the permission held at all, and may the caller still act? Whose thing it is comes later."""
 
 from __future__ import annotations
 
+from dbward.db import identities
+from dbward.db.engine import Tx
 from dbward.domain import rbac
 from dbward.domain.model import Permission, Principal
-from dbward.errors import Refused
+from dbward.errors import Refused, Unauthorized
 from dbward.runtime import Runtime
 from dbward.services.journal import record_refusal
 
@@ -21,3 +23,17 @@ def require(rt: Runtime, who: Principal, needs: tuple[Permission, ...], *, actio
     if action is not None:
         rt.store.write(lambda tx: record_refusal(rt, tx, refusal, actor=who, request=None, action=action))
     raise refusal
+
+
+def check_acting(tx: Tx, who: Principal) -> None:
+    """Raise `Unauthorized` when a person was shut out after their call was let in: the first thing in its transaction.
+
+    So nothing is made, decided or run by somebody whose suspension has been committed, and nothing that the suspension
+    would have ended is begun behind its back.
+    """
+    if who.kind != "user":
+        return
+    user = identities.find_user(tx.conn, who.subject)
+    token = identities.find_token(tx.conn, who.token_id) if who.token_id is not None else None
+    if user is None or user.status != "active" or (token is not None and token.revoked_at is not None):
+        raise Unauthorized("the token is missing, unknown, expired or revoked")

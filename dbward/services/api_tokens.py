@@ -16,7 +16,7 @@ from dbward.domain.model import ANY, Event, Permission, Principal, Role, Target
 from dbward.domain.names import parse_name
 from dbward.errors import Conflict, DbwardError, Invalid, Missing, Refused
 from dbward.runtime import Runtime
-from dbward.services import identity, people
+from dbward.services import access, identity, people
 from dbward.services.journal import record, record_refusal
 from dbward.services.views import View, check_time
 
@@ -42,6 +42,7 @@ def create_token(rt: Runtime, who: Principal, body: NewToken) -> View:
     plaintext = ids.new_token()
 
     def work(tx: Tx) -> TokenRow | DbwardError:
+        access.check_acting(tx, who)
         refusal = rbac.refuse(who, needed, target=None, owner=None)
         if refusal is None and not for_agent and body.subject_id != who.subject:
             refusal = Refused("a token for another person can only be made by that person")

@@ -12,7 +12,7 @@ from dbward.domain.policy import workflow_from_json
 from dbward.domain.states import Trigger
 from dbward.errors import DbwardError, Invalid
 from dbward.runtime import Runtime
-from dbward.services import explains, sight
+from dbward.services import access, explains, sight
 from dbward.services.journal import record, record_refusal
 from dbward.services.views import View
 
@@ -56,6 +56,7 @@ def resume(rt: Runtime, who: Principal, request_id: str, reason: str | None) -> 
     reason = check_reason(reason)
 
     def work(tx: Tx) -> RequestRow | DbwardError:
+        access.check_acting(tx, who)
         mine = sight.changed_by(who, Permission.REQUEST_RESUME)
         row = sight.lock(rt, tx, who, request_id, mine, action="resume")
         if isinstance(row, DbwardError):

@@ -13,8 +13,9 @@ from dbward.db.rows import TokenRow, UserRow
 from dbward.domain import roles
 from dbward.domain.model import SYSTEM, Event, Principal, Role
 from dbward.domain.states import CANCELLABLE
-from dbward.errors import Conflict, DbwardError, Gone, Invalid, Missing, Unauthorized
+from dbward.errors import Conflict, DbwardError, Gone, Invalid, Missing
 from dbward.runtime import Runtime
+from dbward.services import access
 from dbward.services.journal import record, record_refusal
 from dbward.services.requests import cancel_row
 from dbward.services.views import View
@@ -118,7 +119,7 @@ def apply(asked: Asked, change: Callable[[Tx, UserRow], View | DbwardError]) -> 
     """Run `change` on the user as they are, in one transaction; what it returns as refused is on the record."""
 
     def work(tx: Tx) -> View | DbwardError:
-        check_acting(tx, asked.who)
+        access.check_acting(tx, asked.who)
         return change(tx, present(identities.find_user(tx.conn, asked.user_id), asked.user_id))
 
     return outcome(asked.rt.store.write(work))
@@ -129,17 +130,6 @@ def outcome(found: T | DbwardError) -> T:
     if isinstance(found, DbwardError):
         raise found
     return found
-
-
-def check_acting(tx: Tx, who: Principal) -> None:
-    """Raise `Unauthorized` when the caller was shut out since the call began.
-
-    Of two who do it to each other at once, the first one wins.
-    """
-    user = identities.find_user(tx.conn, who.subject)
-    token = identities.find_token(tx.conn, who.token_id) if who.token_id is not None else None
-    if user is None or user.status != "active" or (token is not None and token.revoked_at is not None):
-        raise Unauthorized("the token is missing, unknown, expired or revoked")
 
 
 def present(row: UserRow | None, user_id: str) -> UserRow:

@@ -31,7 +31,7 @@ from dbward.domain.sql.redact import redact
 from dbward.domain.states import Trigger
 from dbward.errors import Conflict, DbwardError, Invalid, Misconfigured, Refused, TooLarge, Unavailable
 from dbward.runtime import Runtime
-from dbward.services import context, explains, sight, submission, views
+from dbward.services import access, context, explains, sight, submission, views
 from dbward.services.agents import queue_hint
 from dbward.services.dispatch import check_reason, dispatch, refuse_change
 from dbward.services.journal import FINGERPRINT_MAX, record, record_refusal
@@ -91,6 +91,7 @@ _UNRECORDED = (Unavailable, Misconfigured)
 
 def _submit(rt: Runtime, tx: Tx, who: Principal, draft: _Draft) -> tuple[View, bool] | DbwardError:
     """The outcome, or a refusal that is on the record and must be raised after the commit."""
+    access.check_acting(tx, who)
     body, said = draft.body, draft.said
     if body.idempotency_key is not None:
         earlier = requests.find_by_key(tx.conn, who.subject, body.idempotency_key)

@@ -16,7 +16,7 @@ from dbward.domain.policy import workflow_from_json
 from dbward.domain.states import Trigger
 from dbward.errors import Conflict, DbwardError, Gone, Refused
 from dbward.runtime import Runtime
-from dbward.services import sight
+from dbward.services import access, sight
 from dbward.services.dispatch import check_reason
 from dbward.services.journal import record, record_refusal
 from dbward.services.views import View
@@ -31,6 +31,7 @@ def approve(rt: Runtime, who: Principal, request_id: str, comment: str | None, s
     comment = check_reason(comment, "comment")
 
     def work(tx: Tx) -> View | DbwardError:
+        access.check_acting(tx, who)
         found = _decidable(rt, tx, who, request_id, "approve")
         if isinstance(found, DbwardError):
             return found
@@ -74,6 +75,7 @@ def reject(rt: Runtime, who: Principal, request_id: str, comment: str | None) ->
     comment = check_reason(comment, "comment")
 
     def work(tx: Tx) -> View | DbwardError:
+        access.check_acting(tx, who)
         found = _decidable(rt, tx, who, request_id, "reject")
         if isinstance(found, DbwardError):
             return found

@@ -79,7 +79,7 @@ def create_user(rt: Runtime, who: Principal, body: NewUser) -> View:
         )
 
     def work(tx: Tx) -> TokenRow | DbwardError:
-        people.check_acting(tx, who)
+        access.check_acting(tx, who)
         if identities.find_user(tx.conn, body.id) is not None:
             return asked.refuse(
                 tx, Conflict(f"user {body.id} exists, or did", code="user.exists", hint="an id is never used again")

@@ -10,12 +10,23 @@ from typing import Any
 
 import pytest
 
-from dbward.client.shapes import NewRequest, NewToken, NewUser, UserChange
+from dbward.client.shapes import NewRequest, NewToken, NewUser, TokenFilter, UserChange
 from dbward.db import identities
 from dbward.db.rows import UserRow
+from dbward.domain.model import Principal
 from dbward.errors import DbwardError, Gone, Invalid, Missing, Refused, Unauthorized
 from dbward.runtime import open_runtime
-from dbward.services import api_tokens, bootstrap, directory, identity, requests, user_access, users
+from dbward.services import (
+    api_tokens,
+    bootstrap,
+    directory,
+    dispatch,
+    identity,
+    requests,
+    review,
+    user_access,
+    users,
+)
 from dbward.services.views import View
 from tests.services.conftest import PEOPLE, Clock, Place, World, refused
 from tests.services.people import activate, add, delete, edit, reissue, suspend
@@ -247,8 +258,12 @@ def test_a_suspension_ends_everything_in_one_go(world: World) -> None:
 
 
 def _submit(world: World, token: str, environment: str) -> View:
+    return _created(world, world.enter(token), environment)
+
+
+def _created(world: World, who: Principal, environment: str) -> View:
     asked = NewRequest(database="app", environment=environment, detail="SELECT 1")
-    return requests.create(world.rt, world.enter(token), asked)[0]
+    return requests.create(world.rt, who, asked)[0]
 
 
 def test_a_deleted_user_is_gone_and_their_id_is_never_used_again(world: World) -> None:
@@ -415,6 +430,32 @@ def test_an_administrator_who_was_just_suspended_changes_nothing(world: World) -
         users.create_user(world.rt, nina, NewUser(id="mallory", roles=["admin"]))
     with pytest.raises(Unauthorized):
         users.change_user(world.rt, nina, "nina", UserChange(add_roles=["operator"]))
+
+
+def test_a_call_that_was_let_in_before_the_suspension_comes_too_late(world: World) -> None:
+    """Nothing is begun behind its back: no request, no decision, no run, no token that would outlive it."""
+    nina = world.enter(add(world, roles=["admin", "requester", "approver"])["token"])
+    approved, pending = world.create(environment="own"), world.create(environment="prod")
+    mine = _created(world, nina, "own")
+    review.approve(world.rt, nina, mine["id"], None, None)
+    suspend(world)
+    calls: list[Callable[[], Any]] = [
+        lambda: _created(world, nina, "auto"),
+        lambda: review.approve(world.rt, nina, pending["id"], None, None),
+        lambda: review.reject(world.rt, nina, approved["id"], None),
+        lambda: dispatch.resume(world.rt, nina, mine["id"], None),
+        lambda: api_tokens.create_token(world.rt, nina, NewToken(subject_id="nina", subject_type="user")),
+        lambda: api_tokens.create_token(world.rt, nina, NewToken(subject_id="bot", subject_type="agent")),
+    ]
+    for call in calls:
+        with pytest.raises(Unauthorized):
+            call()
+    assert (world.status(approved), world.status(pending), world.status(mine)) == ("pending", "pending", "cancelled")
+    admin = world.who("admin")
+    assert all(
+        token["status"] == "revoked"
+        for token in api_tokens.list_tokens(world.rt, admin, TokenFilter(subject_id="nina"))["tokens"]
+    )
 
 
 def test_the_configuration_has_the_say_about_its_people(world: World) -> None:
