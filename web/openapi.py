@@ -46,7 +46,9 @@ _STATUS = {
     501: "Not available in this version",
     503: "Not now; `Retry-After` says when to come back",
 }
-_ALWAYS = {"public": (), "user": (400, 401, 403, 429), "any": (400, 401, 403, 429), "agent": (400, 401, 403, 429)}
+_REFUSED = (400, 401, 403, 429)
+_ALWAYS = {"public": (), "user": (*_REFUSED, 503), "any": (*_REFUSED, 503), "agent": _REFUSED}
+"""Who signs in through an identity provider may hear that it cannot be reached."""
 _WITH_BODY = (413, 415, 422)
 
 TAGS = {

@@ -56,7 +56,7 @@ def verify(keys: ProviderKeys, text: str, *, issuer: str, audience: str, now: da
     except ExpiredTokenError:
         raise BadToken("expired") from None
     except ClaimError as e:
-        raise BadToken(f"claim_{e.claim}") from None
+        raise BadToken("claim_" + e.claim.partition(",")[0]) from None  # the first of those that are missing
     except UnsupportedAlgorithmError:
         raise BadToken("algorithm") from None
     except BadSignatureError:

@@ -1,8 +1,11 @@
 #!/bin/sh
-# Have the database servers that the tests start for themselves: found, or installed with apt where that is possible.
+# Have the servers that the tests start for themselves: databases, found or installed with apt where that is possible,
+# and an OpenID provider, installed with npm beside the tests.
 set -eu
 cd "$(dirname "$0")/../.."
 check() { .venv/bin/python -m tests.support.services; }
+
+.venv/bin/python -m tests.support.oidc
 
 if check 2>/dev/null; then exit 0; fi
 

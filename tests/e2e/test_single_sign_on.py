@@ -302,6 +302,19 @@ def test_a_project_cannot_call_for_the_login(farm: Farm) -> None:
     assert ann.run("whoami", cwd=project)["ok"], "the same place may be named again"
 
 
+def test_a_long_token_gets_through_and_a_longer_one_is_refused(farm: Farm) -> None:
+    server = farm.server()
+    for length, status in ((8192, 401), (8193, 401), (9000, 400)):
+        bearer = "eyJhbGciOiJSUzI1NiJ9." + "x" * (length - 23) + ".y"
+        assert len(bearer) == length
+        answer = httpx2.get(f"{server.url}/api/me", headers={"Authorization": f"Bearer {bearer}"})
+        assert answer.status_code == status
+    assert (
+        "dbward login"
+        in httpx2.get(f"{server.url}/api/me", headers={"Authorization": "Bearer eyJ.x.yxxxxxx"}).json()["hint"]
+    )
+
+
 def test_a_token_wins_over_the_login(farm: Farm) -> None:
     provider = oidc.start(farm)
     server = serve(farm, provider)

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from dbward.errors import Misconfigured
-from dbward.settings.client import ClientSettings, Flags, broker_from_env, load_client
+from dbward.settings.client import ClientSettings, Flags, Oidc, broker_from_env, load_client
 
 
 @dataclass
@@ -204,3 +204,23 @@ def test_broker_from_env() -> None:
         broker_from_env({"DBWARD_SERVER_URL": "https://x"})
     with pytest.raises(Misconfigured, match="plain http"):
         broker_from_env({**ENV, "DBWARD_SERVER_URL": "http://example.com"})
+
+
+def test_the_identity_provider(machine: Machine) -> None:
+    machine.everywhere(
+        '[server]\nurl = "https://s"\n[server.oidc]\nissuer = "https://id/"\nclient_id = "x"\n'
+        'scopes = ["email", "groups"]\nbackchannel_url = "http://keycloak:8080"'
+    )
+    s = machine.load()
+    assert s.oidc == Oidc("https://id/", "x", backchannel_url="http://keycloak:8080", scopes=("email", "groups"))
+    assert s.logins_dir is not None
+    assert s.logins_dir.name == "credentials"
+
+
+@pytest.mark.parametrize("key", ["issuer", "discovery_url", "backchannel_url", "browser_url"])
+def test_no_credential_goes_over_plain_http(machine: Machine, key: str) -> None:
+    given = {"issuer": "https://id", "client_id": "x", key: "http://id.example.com"}
+    lines = "\n".join(f'{name} = "{value}"' for name, value in given.items())
+    machine.everywhere(f'[server]\nurl = "https://s"\n[server.oidc]\n{lines}')
+    with pytest.raises(Misconfigured, match=f"server.oidc.{key}"):
+        machine.load()
