@@ -379,6 +379,21 @@ def test_an_administrator_by_group_counts(grouped: World) -> None:
         world.rt.close()
 
 
+def test_whoever_has_no_role_has_the_default_one(place: Place, clock: Clock) -> None:
+    settings = place.load(more='[auth]\ndefault_role = "watcher"\n')
+    bootstrap.prepare(settings, now=clock)
+    world = World(open_runtime(settings, now=clock), clock)
+    try:
+        made = add(world, roles=[])
+        assert (made["roles"], shown(world)["roles"]) == (["watcher"], [])
+        assert world.enter(made["token"]).role_names == ("watcher",)
+        edit(world, add_roles=["requester"])
+        assert refused(lambda: world.enter(made["token"])) == "auth.insufficient_scope", "the default one is no more"
+        assert directory.list_roles(world.rt, world.who("alice"))["default_role"] == "watcher"
+    finally:
+        world.rt.close()
+
+
 @pytest.mark.parametrize("how", ENDS_AN_ADMIN)
 def test_two_administrators_end_each_other_at_once(world: World, how: str) -> None:
     """However the two calls interleave, one administrator is left."""
@@ -474,8 +489,11 @@ def test_the_configuration_has_the_say_about_its_people(world: World) -> None:
 
 def test_whom_a_person_suspended_stays_out_through_a_start(place: Place, clock: Clock, world: World) -> None:
     token = world.token("alice")
+    token_id = world.enter(token).token_id or ""
     made = world.create(environment="prod")
+    assert identity.still_valid(world.rt, token_id)
     said = suspend(world, "alice")
+    assert not identity.still_valid(world.rt, token_id), "though it is not revoked"
     assert "configuration" in said["warning"]
     assert (said["revoked_tokens"], said["cancelled_requests"]) == (0, [made["id"]])
     with pytest.raises(Unauthorized):
