@@ -17,7 +17,7 @@ from dbward.broker.publish import Publisher
 from dbward.cli.main import run
 from dbward.db.engine import Tx
 from dbward.domain.model import Target
-from dbward.runtime import Runtime
+from dbward.runtime import Current, Runtime
 from web.app import create_app
 
 QUEUE = job_queue(Target("app", "development"))
@@ -34,7 +34,7 @@ class NoopPublisher(Publisher):
 
 
 def create_with_noop(rt: Runtime) -> Flask:
-    app = create_app(rt)
+    app = create_app(Current(rt))
     publisher = NoopPublisher()
     bp = Blueprint("bench", __name__)
 

@@ -108,6 +108,11 @@ class Metrics:
         self.waiting = Gauge(
             "dbward_waiting_calls", "Calls that are waiting for something at the moment.", registry=self.registry
         )
+        self.config_behind = Gauge(
+            "dbward_config_behind",
+            "1 while this server keeps another configuration than the one in force on its state.",
+            registry=self.registry,
+        )
         info = Gauge("dbward_build_info", "1, with the version as a label.", ("version",), registry=self.registry)
         info.labels(VERSION).set(1)
         # A child is looked up by its labels once, not for each request.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from threading import Lock
 
@@ -27,7 +27,8 @@ class Runtime:
     """What services are given. `now` is the only clock; `hub` wakes the calls that wait, each of which holds one of
     `polls`; who verifies the audit log holds `verifying`.
 
-    `provider_keys` is None without single sign-on.
+    `provider_keys` is None without single sign-on. `config_behind`: the servers on this state have a configuration that
+    this one could not take over.
     """
 
     settings: ServerSettings
@@ -44,10 +45,52 @@ class Runtime:
     now: Callable[[], datetime]
     _close: Callable[[], None] = field(repr=False)
     verifying: Lock = field(default_factory=Lock, repr=False)
+    config_behind: bool = False
 
     def close(self) -> None:
         """Wake every waiting call, finish queued writes and close the database."""
         self._close()
+        if self.provider_keys is not None:
+            self.provider_keys.close()
+
+
+class Current:
+    """The runtime in force. A reload replaces it whole: take it once for each piece of work, and again after a wait."""
+
+    __slots__ = ("_rt",)
+
+    def __init__(self, rt: Runtime) -> None:
+        self._rt = rt
+
+    def get(self) -> Runtime:
+        return self._rt
+
+    def put(self, rt: Runtime) -> None:
+        """For the thread that reloads, and nobody else."""
+        self._rt = rt
+
+
+def with_settings(rt: Runtime, settings: ServerSettings) -> Runtime:
+    """The same parts under other settings, as far as they may change while the server runs.
+
+    Keys of an identity provider that is another one now are fetched anew. Those of the former are closed by whoever
+    has put the new runtime into force.
+    """
+    return replace(
+        rt,
+        settings=settings,
+        provider_keys=rt.provider_keys if _provider(settings) == _provider(rt.settings) else _provider_keys(settings),
+        config_behind=False,
+    )
+
+
+def _provider(settings: ServerSettings) -> tuple[str, str | None] | None:
+    return (settings.oidc.issuer, settings.oidc.jwks_uri) if settings.oidc is not None else None
+
+
+def _provider_keys(settings: ServerSettings) -> ProviderKeys | None:
+    provider = _provider(settings)
+    return ProviderKeys(*provider) if provider is not None else None
 
 
 def utc_now() -> datetime:
@@ -73,14 +116,9 @@ def open_runtime(settings: ServerSettings, *, now: Callable[[], datetime] = utc_
     metrics = Metrics(settings.policy.targets)
     store = open_store(settings.state, on_wake=wake, on_moved=lambda row: metrics.request_moved(row.status, row.target))
 
-    oidc = settings.oidc
-    provider_keys = ProviderKeys(oidc.issuer, oidc.jwks_uri) if oidc is not None else None
-
     def close() -> None:
         hub.close()
         store.close()
-        if provider_keys is not None:
-            provider_keys.close()
 
     return Runtime(
         settings=settings,
@@ -90,7 +128,7 @@ def open_runtime(settings: ServerSettings, *, now: Callable[[], datetime] = utc_
         results=results,
         keys=signing,
         tokens=tokens,
-        provider_keys=provider_keys,
+        provider_keys=_provider_keys(settings),
         metrics=metrics,
         allowances=Allowances(),
         polls=Places(settings.http.max_polls),

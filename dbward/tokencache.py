@@ -18,6 +18,7 @@ _ALL_RECORDED_PER_MINUTE = 100
 @dataclass(frozen=True, slots=True)
 class _Known:
     principal: Principal
+    under: object
     expires_at: datetime | None
     until: datetime
 
@@ -40,22 +41,32 @@ class TokenCache:
         """Changes with `forget_all`: what was looked up under an earlier one is not remembered."""
         return self._generation
 
-    def get(self, token_hash: str, now: datetime) -> Principal | None:
+    def get(self, token_hash: str, now: datetime, *, under: object) -> Principal | None:
+        """What was remembered under these very settings: roles are resolved by them."""
         known = self._known.get(token_hash)
-        if known is None or now >= known.until or (known.expires_at is not None and now >= known.expires_at):
+        if known is None or known.under is not under or now >= known.until:
+            return None
+        if known.expires_at is not None and now >= known.expires_at:
             return None
         return known.principal
 
     def put(
-        self, token_hash: str, principal: Principal, expires_at: datetime | None, now: datetime, *, generation: int
+        self,
+        token_hash: str,
+        principal: Principal,
+        expires_at: datetime | None,
+        now: datetime,
+        *,
+        generation: int,
+        under: object,
     ) -> None:
-        """Remember what a look-up found that began under `generation`."""
+        """Remember what a look-up found that began under `generation` and the settings `under`."""
         with self._guard:
             if generation != self._generation:
                 return
             if len(self._known) >= _CACHE_MAX:
                 self._known.clear()
-            self._known[token_hash] = _Known(principal, expires_at, now + CACHE_TTL)
+            self._known[token_hash] = _Known(principal, under, expires_at, now + CACHE_TTL)
 
     def forget_all(self) -> None:
         """Called when a token or a user changes: the next request of everybody is looked up again."""

@@ -7,7 +7,7 @@ from time import perf_counter
 from flask import Flask, Response, g, request
 
 from dbward import VERSION
-from dbward.runtime import Runtime
+from dbward.runtime import Current, Runtime
 from web import errors, guard, openapi
 from web.api import (
     agent,
@@ -53,14 +53,14 @@ BLUEPRINTS = (
 )
 
 
-def create_app(rt: Runtime) -> Flask:
-    """One application per runtime."""
+def create_app(current: Current) -> Flask:
+    """One application over whatever runtime is in force."""
     app = bare_app()
-    app.config["MAX_CONTENT_LENGTH"] = body_limit(rt)
-    app.extensions["dbward"] = rt
+    app.extensions["dbward"] = current
     app.jinja_env.filters["type_name"] = openapi.type_name
     errors.register(app)
     app.before_request(_begin)
+    app.before_request(_limit_body)
     app.before_request(guard.refuse_nul)
     app.before_request(guard.check_unrouted)
     app.after_request(guard.show_allowance)
@@ -85,6 +85,10 @@ def bare_app() -> Flask:
 def body_limit(rt: Runtime) -> int:
     """Bytes a JSON body may have: never less than the longest allowed statement needs, escaped throughout."""
     return max(rt.settings.http.max_body_bytes, 6 * rt.settings.max_detail_bytes + 64 * 1024)
+
+
+def _limit_body() -> None:
+    request.max_content_length = body_limit(guard.runtime())
 
 
 def _stamp(response: Response) -> Response:

@@ -13,7 +13,7 @@ from flask import Response, current_app, g, request
 from dbward.allowance import Taken
 from dbward.domain.model import Principal
 from dbward.errors import Invalid, RateLimited, Refused, Unauthorized, Unavailable
-from dbward.runtime import Runtime
+from dbward.runtime import Current, Runtime
 from dbward.services import identity
 from web.peer import client_address
 
@@ -79,8 +79,17 @@ def refuse_nul() -> None:
 
 
 def runtime() -> Runtime:
-    """The opened parts of this server."""
-    rt: Runtime = current_app.extensions["dbward"]
+    """The opened parts of this server as they are for this call: a reload in the middle of it changes nothing."""
+    if "rt" not in g:
+        return renew()
+    rt: Runtime = g.rt
+    return rt
+
+
+def renew() -> Runtime:
+    """Go on with what is in force now: for a call that has waited."""
+    current: Current = current_app.extensions["dbward"]
+    g.rt = rt = current.get()
     return rt
 
 

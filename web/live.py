@@ -48,21 +48,22 @@ def place(seconds: float) -> Iterator[None]:
         raise Unavailable("too many calls are waiting already", code="polls.exhausted") from None
 
 
-def wait_for(rt: Runtime, *channels: str, check: Callable[[], T], seconds: float) -> T:
+def wait_for(rt: Runtime, *channels: str, check: Callable[[Runtime], T], seconds: float) -> T:
     """What `check` finds, as soon as that is not None.
 
     Its None after `seconds`, when the client hangs up, or when the server stops. `check` runs at once and after each
-    wake-up of one of `channels`; it must be cheap, and must not keep a connection. Raises `Unauthorized` as soon as the
-    caller's token is worth nothing any more.
+    wake-up of one of `channels`, with the runtime that is in force then; it must be cheap, and must not keep a
+    connection. Raises `Unauthorized` as soon as the caller's token is worth nothing any more.
     """
     deadline = monotonic() + seconds
     with place(seconds), rt.hub.listen(*channels, f"token:{guard.principal().token_id}") as waiter:
         while True:
             # Registered first, then looked: what happens in between is not missed.
-            found = check()
+            found = check(rt)
             left = deadline - monotonic()
             if found is not None or left <= 0 or rt.hub.closing or peer_gone():
                 return found
             waiter.wait(min(left, RECHECK_SECS))
+            rt = guard.renew()
             if not rt.hub.closing:
                 guard.recheck()

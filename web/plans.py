@@ -38,7 +38,7 @@ def impact_of(rt: Runtime, who: Principal, verdict: Verdict) -> View:
         found = live.wait_for(
             rt,
             f"explain:{begun}",
-            check=lambda: explains.impact(rt, begun),
+            check=lambda now: explains.impact(now, begun),
             seconds=explains.wait_time(rt, timeout).total_seconds(),
         )
     except (Unavailable, Unauthorized):

@@ -15,6 +15,7 @@ import socket
 import struct
 import sys
 import threading
+from collections.abc import Callable
 from functools import partial
 from time import monotonic
 from typing import Any
@@ -23,14 +24,15 @@ from gunicorn import arbiter, glogging, util
 from gunicorn.app.base import BaseApplication
 from gunicorn.http import errors as http
 
-from dbward import VERSION
+from dbward import VERSION, logs, signalling
 from dbward.db.lock import StateLock
 from dbward.errors import DbwardError, Misconfigured
 from dbward.identity import oidc
-from dbward.runtime import Runtime, open_runtime
+from dbward.runtime import Current, open_runtime
 from dbward.services import bootstrap
 from dbward.services.allowances import Exchange
 from dbward.services.housekeeping import Housekeeper
+from dbward.services.reload import Reloader
 from dbward.settings.server import ServerSettings
 from web.apart import ChildDied, in_child
 from web.app import VERSION_HEADER, create_app
@@ -63,8 +65,13 @@ _PARSE_ERRORS: tuple[tuple[type[Exception], int], ...] = (
 )
 
 
-def serve(settings: ServerSettings, *, listen: tuple[str, int], force_bootstrap: bool = False) -> int:
-    """Run the server until it is told to stop; its exit status. Raises `DbwardError` when it cannot start."""
+def serve(
+    settings: ServerSettings, load: Callable[[], ServerSettings], *, listen: tuple[str, int], force_bootstrap: bool
+) -> int:
+    """Run the server until it is told to stop; its exit status. Raises `DbwardError` when it cannot start.
+
+    `load` reads the settings again, for a reload.
+    """
     listener = bind(*listen)
     with StateLock(settings.state_dir, settings.state.lock_wait):
         try:
@@ -76,7 +83,10 @@ def serve(settings: ServerSettings, *, listen: tuple[str, int], force_bootstrap:
             sys.stderr.write(
                 f"[init] bootstrap tokens written to {where / bootstrap.ADMIN_TOKEN}, {where / bootstrap.AGENT_TOKEN}\n"
             )
-        return _run(Server(settings, listener))
+        try:
+            return _run(Server(settings, load, listener))
+        finally:
+            signalling.remove_pid(settings.state_dir)
 
 
 def bind(host: str, port: int) -> socket.socket:
@@ -113,10 +123,14 @@ def _run(app: Server) -> int:
 class Server(BaseApplication):  # type: ignore[misc]  # gunicorn carries no types
     """gunicorn's view of us: its settings, in code and from nowhere else."""
 
-    def __init__(self, settings: ServerSettings, listener: socket.socket) -> None:
+    def __init__(self, settings: ServerSettings, load: Callable[[], ServerSettings], listener: socket.socket) -> None:
         self.settings = settings
-        self.alive_pipe = os.pipe()
-        """Nothing is ever written: the worker reads its end, and the end of file tells it that the master is gone."""
+        self.load = load
+        self.master_pipe = os.pipe()
+        """A byte from the master asks for a reload, also of a worker that is still starting; the end of file tells that
+        the master is gone.
+        """
+        os.set_blocking(self.master_pipe[1], False)
         self._listener = listener
         super().__init__()
 
@@ -154,8 +168,14 @@ class Arbiter(arbiter.Arbiter):  # type: ignore[misc]  # gunicorn carries no typ
         """Ctrl-C drains as SIGTERM does; a second one cuts the drain short."""
         self.handle_term()
 
+    def start(self) -> None:
+        super().start()
+        signalling.write_pid(self.app.settings.state_dir)  # now that signals are heard
+
     def handle_hup(self) -> None:
-        log.warning("SIGHUP is ignored; restart the server to read its settings again")
+        """Have the worker read its settings again: it stays, with its connections, and swaps them if they are good."""
+        with contextlib.suppress(BlockingIOError):  # it has been asked thousands of times already
+            os.write(self.app.master_pipe[1], b"r")
 
     def handle_usr2(self) -> None:
         log.warning("SIGUSR2 is ignored; a second server on the same state cannot start")
@@ -180,12 +200,14 @@ class Log(glogging.Logger):  # type: ignore[misc]  # gunicorn carries no types
 class Worker(HeadFirst):
     """The process that serves: opens the runtime, answers, drains."""
 
-    rt: Runtime | None = None
+    current: Current | None = None
     housekeeper: Housekeeper | None = None
     exchange: Exchange | None = None
+    settings_reloader: Reloader | None = None
 
     def init_process(self) -> None:
-        self._end_with_master()
+        self.reload_wanted = threading.Event()
+        self._listen_to_master()
         if self.app.settings.http.pin_cpu:
             pin_to_one_cpu()
         super().init_process()
@@ -197,15 +219,22 @@ class Worker(HeadFirst):
 
     def load_wsgi(self) -> None:
         try:
-            self.rt = open_runtime(self.app.settings)
-            self.housekeeper = Housekeeper(self.rt)
+            self.current = Current(open_runtime(self.app.settings))
+            self.settings_reloader = Reloader(
+                self.current,
+                self.app.load,
+                wanted=self.reload_wanted,
+                applied=lambda settings: logs.configure(settings.logging),
+            )
+            self.settings_reloader.start()
+            self.housekeeper = Housekeeper(self.current)
             self.housekeeper.start()
-            self.exchange = Exchange(self.rt)
+            self.exchange = Exchange(self.current.get())
             self.exchange.start()
         except DbwardError as e:
             sys.stderr.write(f"dbward server: {e.message}\n")
             sys.exit(arbiter.Arbiter.WORKER_BOOT_ERROR)
-        app = create_app(self.rt)
+        app = create_app(self.current)
 
         def wsgi(environ: dict[str, Any], start_response: Any) -> Any:
             def start(*args: Any) -> Any:
@@ -218,9 +247,10 @@ class Worker(HeadFirst):
         self.wsgi = wsgi
 
     def run(self) -> None:
-        assert self.rt is not None
+        assert self.current is not None
         assert self.housekeeper is not None
         assert self.exchange is not None
+        assert self.settings_reloader is not None
         if self.age == 1:
             self._announce()
         try:
@@ -228,7 +258,9 @@ class Worker(HeadFirst):
         finally:
             self.exchange.stop()
             self.housekeeper.stop()
-            self.rt.close()
+            self.current.get().hub.close()
+            self.settings_reloader.stop()
+            self.current.get().close()
 
     def handle_exit(self, sig: int, frame: Any) -> None:
         super().handle_exit(sig, frame)
@@ -236,8 +268,8 @@ class Worker(HeadFirst):
         self.method_queue.defer(self._drain)
 
     def _drain(self) -> None:
-        if self.rt is not None:
-            self.rt.hub.close()
+        if self.current is not None:
+            self.current.get().hub.close()
 
     def set_accept_enabled(self, enabled: bool) -> None:  # noqa: FBT001 - gunicorn's signature
         """On the way out, answer whoever is already connected, then refuse instead of letting clients wait."""
@@ -287,16 +319,21 @@ class Worker(HeadFirst):
         with contextlib.suppress(OSError):
             client.sendall(_raw_error(status))
 
-    def _end_with_master(self) -> None:
-        """Leave at once when the master is killed: a new server needs the lock, the port and the database."""
-        read_end, write_end = self.app.alive_pipe
+    def _listen_to_master(self) -> None:
+        """Reload when it says so. Leave at once when it is killed: a new server needs the lock, the port and the
+        database.
+        """
+        read_end, write_end = self.app.master_pipe
         os.close(write_end)
 
-        def watch() -> None:
-            os.read(read_end, 1)
+        def listen() -> None:
+            while os.read(read_end, 4096):
+                self.reload_wanted.set()
+                if self.settings_reloader is not None:
+                    self.settings_reloader.wake()
             os._exit(1)
 
-        threading.Thread(target=watch, name="dbward-orphan", daemon=True).start()
+        threading.Thread(target=listen, name="dbward-master", daemon=True).start()
 
     def _announce(self) -> None:
         host, port = self.sockets[0].getsockname()[:2]

@@ -25,7 +25,7 @@ from dbward.domain.policy import find_execution_policy, workflow_from_json
 from dbward.domain.states import PURGEABLE, Trigger
 from dbward.errors import Conflict, DbwardError, Missing, Unavailable
 from dbward.results.local import storage_key
-from dbward.runtime import Runtime
+from dbward.runtime import Current, Runtime
 from dbward.services import audit, explains, outbox
 from dbward.services.completion import give_up_delivery, lose
 from dbward.services.executions import take_back_if_lapsed
@@ -234,14 +234,14 @@ _CHORES = (
 class Housekeeper:
     """The thread that runs the chores."""
 
-    def __init__(self, rt: Runtime) -> None:
-        self._rt = rt
+    def __init__(self, current: Current) -> None:
+        self._current = current
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._loop, name="housekeeping", daemon=True)
 
     def start(self) -> None:
         """Give everybody who could not renew while no server ran their grace, then begin."""
-        rt = self._rt
+        rt = self._current.get()
         until = rt.now() + rt.settings.broker.start_grace
 
         def work(tx: Tx) -> None:
@@ -257,17 +257,18 @@ class Housekeeper:
         if self._thread.is_alive():
             self._thread.join(timeout=10)
         try:
-            audit.write_anchor(self._rt)
+            audit.write_anchor(self._current.get())
         except (DbwardError, OSError):
             log.warning("the audit anchor could not be written on the way out", exc_info=True)
 
     def _loop(self) -> None:
         shortest = min(chore.every for chore in _CHORES)
         due = {chore: monotonic() + chore.every.total_seconds() for chore in _CHORES}
-        seen = self._rt.now()
+        now = self._current.get().now
+        seen = now()
         while not self._stop.wait(max(0.0, min(due.values()) - monotonic())):
             # The clock of the leases, not the monotonic one, which stands still while the machine sleeps.
-            stood_still, seen = self._rt.now() - seen - shortest, self._rt.now()
+            stood_still, seen = now() - seen - shortest, now()
             if stood_still > FROZEN_AFTER:
                 self._attempt(partial(_thaw, by=stood_still))
             for chore in _CHORES:
@@ -278,10 +279,10 @@ class Housekeeper:
     def _attempt(self, chore: Callable[[Runtime], None]) -> None:
         """One chore; what goes wrong is logged and tried again at its next turn, the other chores go on."""
         try:
-            chore(self._rt)
+            chore(self._current.get())
         except Exception:
             if not self._stop.is_set():
-                self._rt.metrics.background_panics.inc()
+                self._current.get().metrics.background_panics.inc()
                 log.exception("a housekeeping chore failed and will be tried again")
 
 

@@ -55,7 +55,7 @@ def authenticate(
         raise _failure(rt, address, "malformed", bearer)
     now = rt.now()
     digest = ids.token_hash(bearer)
-    known = rt.tokens.get(digest, now)
+    known = rt.tokens.get(digest, now, under=rt.settings)
     if known is None:
         generation = rt.tokens.generation
         expires_at: datetime | None
@@ -66,7 +66,7 @@ def authenticate(
             if row is None:
                 raise _failure(rt, address, cause, bearer)
             known, expires_at = _principal(rt, row), row.expires_at
-        rt.tokens.put(digest, known, expires_at, now, generation=generation)
+        rt.tokens.put(digest, known, expires_at, now, generation=generation, under=rt.settings)
     return replace(known, peer_ip=peer_ip, client_ip=client_ip, client_ip_source=source)
 
 

@@ -56,6 +56,10 @@ class Problems:
         for table in self._tables:
             table.report_unknown()
         self._tables.clear()
+        self.raise_found()
+
+    def raise_found(self) -> None:
+        """Raise `Misconfigured` if there is any mistake so far."""
         if self._found:
             raise Misconfigured("\n".join(self._found), detail={"problems": list(self._found)})
 
@@ -233,15 +237,21 @@ def environment() -> Mapping[str, str]:
     return os.environ  # noqa: TID251 - settings are where the environment is read
 
 
-def open_file(path: Path, env: Mapping[str, str], *, shown: str | None = None) -> tuple[Table, Problems, bytes]:
+def open_file(
+    path: Path, env: Mapping[str, str], *, shown: str | None = None, only: tuple[str, ...] | None = None
+) -> tuple[Table, Problems, bytes]:
     """The root table of a TOML file with its references expanded, where to report, and the file's bytes.
 
-    `shown` is how messages name the file. Raises `Misconfigured` when it cannot be read or is not TOML.
+    `shown` is how messages name the file; with `only`, no other top-level keys are looked at.
+
+    Raises `Misconfigured` when it cannot be read or is not TOML.
     """
     file = shown or str(path)
     problems = Problems(file)
     raw = _read(path, problems)
     values = _parse(raw, problems)
+    if only is not None:
+        values = {key: value for key, value in values.items() if key in only}
     expanded = _expand_tree(values, "", env, problems)
     return Table(expanded, "", problems), problems, raw
 

@@ -168,6 +168,14 @@ def load_server(path: Path | str, env: Mapping[str, str] | None = None) -> Serve
     return settings
 
 
+def read_state_dir(path: Path, env: Mapping[str, str]) -> Path:
+    """Where the file says that the state is, whatever else is in it. Raises `Misconfigured` when it does not say."""
+    root, problems, _ = open_file(path, env, only=("state_dir",))
+    state_dir = root.required("state_dir")
+    problems.raise_found()
+    return path.absolute().parent / Path(state_dir).expanduser()
+
+
 _RETIRED = {
     "users": "list people under [[auth.users]]",
     "auto_approve": "write [workflows.auto_approve] inside a [[workflows]] entry",

@@ -22,7 +22,7 @@ from dbward.broker.source_http import HttpSource
 from dbward.broker.source_sql import SqlSource
 from dbward.broker.wire import Bind, Declare, Depths, Fetch, Fetched, Group, Publish, QueueDepth
 from dbward.domain.model import Target
-from dbward.runtime import Runtime, open_runtime
+from dbward.runtime import Current, Runtime, open_runtime
 from dbward.services import bootstrap
 from dbward.settings.server import load_server
 from web.app import create_app
@@ -96,7 +96,7 @@ def token_of(rt: Runtime, who: str) -> str:
 @contextmanager
 def serving(rt: Runtime, tls: ssl.SSLContext | None = None) -> Iterator[str]:
     """The application on a port of its own; the address."""
-    server = make_server("127.0.0.1", 0, create_app(rt), threaded=True, ssl_context=tls)
+    server = make_server("127.0.0.1", 0, create_app(Current(rt)), threaded=True, ssl_context=tls)
     thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
     thread.start()
     try:

@@ -34,7 +34,7 @@ from dbward.client.shapes import AuditFilter, NewToken
 from dbward.client.wire import PROTOCOL, AgentReport
 from dbward.domain.model import Event, Principal, Target
 from dbward.errors import Conflict, DbwardError, Invalid, Refused, Unauthorized, Unavailable
-from dbward.runtime import Runtime
+from dbward.runtime import Current, Runtime
 from dbward.services import agents, api_tokens, audit, identity
 from tests.broker.conftest import MAILBOX, QUEUE, Clock, executions, open_rt, serving, tags, token_of
 from web.app import create_app
@@ -318,7 +318,7 @@ def test_another_tokens_reply_queue_cannot_be_taken_over(connect: Callable[[str]
 )
 def test_what_is_not_a_fetch_is_refused(rt: Runtime, body: bytes) -> None:
     headers = {"Authorization": f"Bearer {token_of(rt, 'agent')}", "Content-Type": "application/json"}
-    answer = create_app(rt).test_client().post("/api/broker/fetch", data=body, headers=headers)
+    answer = create_app(Current(rt)).test_client().post("/api/broker/fetch", data=body, headers=headers)
     assert 400 <= answer.status_code < 500
     assert answer.get_json()["code"]
 

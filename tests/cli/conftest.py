@@ -16,7 +16,7 @@ from flask import Flask
 from dbward import ids
 from dbward.cli.env import Env
 from dbward.cli.main import main
-from dbward.runtime import Runtime, open_runtime
+from dbward.runtime import Current, Runtime, open_runtime
 from dbward.services import bootstrap
 from dbward.settings.server import load_server
 from web.app import create_app
@@ -119,7 +119,7 @@ def rt(tmp_path: Path) -> Iterator[Runtime]:
 
 @pytest.fixture
 def app(rt: Runtime) -> Flask:
-    return create_app(rt)
+    return create_app(Current(rt))
 
 
 @pytest.fixture

@@ -17,7 +17,7 @@ from dbward.db.engine import Tx
 from dbward.db.tables import audit_events, audit_head
 from dbward.domain.model import SYSTEM, Event
 from dbward.errors import Refused
-from dbward.runtime import open_runtime
+from dbward.runtime import Current, open_runtime
 from dbward.services import audit, bootstrap, housekeeping
 from dbward.services.journal import CHECKPOINT_EVERY, record
 from tests.services.conftest import Clock, Place, World, refused
@@ -276,7 +276,7 @@ def test_a_file_put_back_while_the_server_was_down(tmp_path: Path, clock: Clock)
     shutil.copy(tmp_path / "state.db", tmp_path / "older.db")
     rt = open_runtime(settings, now=clock)
     World(rt, clock).create()
-    housekeeping.Housekeeper(rt).stop()
+    housekeeping.Housekeeper(Current(rt)).stop()
     rt.close()
     shutil.copy(tmp_path / "older.db", tmp_path / "state.db")
     bootstrap.prepare(settings, now=clock)

@@ -12,7 +12,7 @@ from sqlalchemy import update
 from dbward.broker import store as broker
 from dbward.db.tables import broker_messages, requests
 from dbward.errors import Conflict, Misconfigured
-from dbward.runtime import open_runtime
+from dbward.runtime import Current, open_runtime
 from dbward.services import agents, health, housekeeping
 from dbward.services.housekeeping import Housekeeper
 from tests.services.conftest import Clock, World
@@ -26,7 +26,7 @@ def test_a_start_gives_everybody_time_to_renew(world: World) -> None:
     running = agent.claim_id
     agent.claim(claimed)
     world.clock.advance(hours=1)
-    keeper = Housekeeper(world.rt)
+    keeper = Housekeeper(Current(world.rt))
     keeper.start()
     keeper.stop()
     world.clock.advance(seconds=29)
@@ -71,7 +71,7 @@ def test_the_thread_notices_a_leap_of_the_clock(world: World, monkeypatch: pytes
     )
     counting = housekeeping._Chore(timedelta(milliseconds=10), lambda _: turns.release())
     monkeypatch.setattr(housekeeping, "_CHORES", (*chores, counting))
-    keeper = Housekeeper(world.rt)
+    keeper = Housekeeper(Current(world.rt))
     keeper.start()
     try:
         for _ in range(2):
@@ -104,7 +104,7 @@ def test_a_chore_that_fails_is_tried_again(world: World, monkeypatch: pytest.Mon
 
     chore = housekeeping._Chore(timedelta(milliseconds=5), fail)
     monkeypatch.setattr(housekeeping, "_CHORES", (chore,))
-    keeper = Housekeeper(world.rt)
+    keeper = Housekeeper(Current(world.rt))
     keeper.start()
     try:
         for _ in range(3):
@@ -114,7 +114,7 @@ def test_a_chore_that_fails_is_tried_again(world: World, monkeypatch: pytest.Mon
 
 
 def test_the_queues_are_there_from_the_start(world: World) -> None:
-    keeper = Housekeeper(world.rt)
+    keeper = Housekeeper(Current(world.rt))
     keeper.start()
     keeper.stop()
     with world.rt.store.read() as conn:

@@ -15,7 +15,7 @@ from dbward.db.tables import audit_head, requests
 from dbward.domain.model import Target
 from dbward.errors import DbwardError
 from dbward.metrics import OTHER, Metrics
-from dbward.runtime import Runtime, open_runtime
+from dbward.runtime import Current, Runtime, open_runtime
 from dbward.services import agents, housekeeping, monitoring
 from dbward.services import requests as use_cases
 from dbward.services.housekeeping import Housekeeper
@@ -186,7 +186,7 @@ def test_background_work_that_fails_counts(world: World, monkeypatch: pytest.Mon
     def fail(_: object) -> None:
         raise OSError("on purpose")
 
-    Housekeeper(world.rt)._attempt(fail)
+    Housekeeper(Current(world.rt))._attempt(fail)
     assert value(scrape(world.rt), "dbward_background_panics_total") == 2
 
 

@@ -143,17 +143,25 @@ def test_a_token_expires_by_the_servers_clock(world: World) -> None:
 
 def test_what_a_look_up_found_before_a_revocation_is_not_remembered(world: World) -> None:
     """Read before, remembered after: it would open for seconds what has just been closed."""
-    cache, now = world.rt.tokens, world.clock()
+    cache, now, rules = world.rt.tokens, world.clock(), world.rt.settings
     who = world.who("alice")
     began = cache.generation
     cache.forget_all()
-    cache.put("hash", who, None, now, generation=began)
-    assert cache.get("hash", now) is None
-    cache.put("hash", who, None, now, generation=cache.generation)
-    assert cache.get("hash", now) == who
-    assert cache.get("hash", now + timedelta(seconds=5)) is None
-    cache.put("hash", who, now + timedelta(seconds=2), now, generation=cache.generation)
-    assert cache.get("hash", now + timedelta(seconds=2)) is None
+    cache.put("hash", who, None, now, generation=began, under=rules)
+    assert cache.get("hash", now, under=rules) is None
+    cache.put("hash", who, None, now, generation=cache.generation, under=rules)
+    assert cache.get("hash", now, under=rules) == who
+    assert cache.get("hash", now + timedelta(seconds=5), under=rules) is None
+    cache.put("hash", who, now + timedelta(seconds=2), now, generation=cache.generation, under=rules)
+    assert cache.get("hash", now + timedelta(seconds=2), under=rules) is None
+
+
+def test_what_was_found_under_other_settings_is_not_remembered_for_these(world: World) -> None:
+    """Roles come from the settings: a call that began before a reload must not tell the calls after it who they are."""
+    cache, now, rules = world.rt.tokens, world.clock(), world.rt.settings
+    who = world.who("alice")
+    cache.put("hash", who, None, now, generation=cache.generation, under=replace(rules))
+    assert cache.get("hash", now, under=rules) is None
 
 
 @pytest.mark.parametrize(

@@ -15,7 +15,7 @@ from flask import Flask
 from werkzeug.test import TestResponse
 
 from dbward import ids
-from dbward.runtime import Runtime, open_runtime
+from dbward.runtime import Current, Runtime, open_runtime
 from dbward.services import bootstrap
 from dbward.settings.server import ServerSettings, load_server
 from tests.conftest import State
@@ -104,7 +104,7 @@ def rt(settings: ServerSettings) -> Iterator[Runtime]:
 
 @pytest.fixture
 def app(rt: Runtime) -> Flask:
-    return create_app(rt)
+    return create_app(Current(rt))
 
 
 @pytest.fixture

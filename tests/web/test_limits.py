@@ -14,7 +14,7 @@ from werkzeug.test import TestResponse
 
 from dbward import ids
 from dbward.db.tables import allowances as table
-from dbward.runtime import Runtime, open_runtime
+from dbward.runtime import Current, Runtime, open_runtime
 from dbward.services import bootstrap
 from dbward.services.allowances import Exchange, exchange
 from dbward.settings.server import ServerSettings
@@ -111,7 +111,7 @@ def test_no_limit_where_the_file_says_so(settings, clock):
     free = replace(settings, limits=replace(LIMITS, reads_per_minute=0))
     rt = open_runtime(free, now=clock)
     try:
-        alice = Caller(create_app(rt), token_of(rt, "alice"))
+        alice = Caller(create_app(Current(rt)), token_of(rt, "alice"))
         answers = [alice.get("/api/me") for _ in range(20)]
         assert {answer.status_code for answer in answers} == {200}
         assert "RateLimit" not in answers[0].headers
@@ -178,7 +178,7 @@ def rows(rt: Runtime) -> int:
 @ON_POSTGRES
 def test_replicas_keep_one_limit_together(two, clock):
     (here, there), processes = two, [ids.new_id(), ids.new_id()]
-    alice, elsewhere = [Caller(create_app(rt), token_of(rt, "alice")) for rt in two]
+    alice, elsewhere = [Caller(create_app(Current(rt)), token_of(rt, "alice")) for rt in two]
     assert [alice.get("/api/me").status_code for _ in range(3)] == [200] * 3
     assert elsewhere.get("/api/me").status_code == 200
     assert rows(here) == 0, "no call writes"
@@ -191,7 +191,7 @@ def test_replicas_keep_one_limit_together(two, clock):
     assert alice.get("/api/me").status_code == 200, "it was not told yet: a second's worth more"
     exchange(here, processes[0])
     assert alice.get("/api/me").status_code == 429
-    assert Caller(create_app(here), token_of(here, "bob")).get("/api/me").status_code == 200
+    assert Caller(create_app(Current(here)), token_of(here, "bob")).get("/api/me").status_code == 200
     clock.at += timedelta(seconds=45)
     assert elsewhere.get("/api/me").headers["RateLimit"] == '"reads";r=4;t=60'
 
@@ -199,7 +199,7 @@ def test_replicas_keep_one_limit_together(two, clock):
 @ON_POSTGRES
 def test_counts_are_shared_once_and_forgotten(two, clock):
     rt, process = two[0], ids.new_id()
-    alice = Caller(create_app(rt), token_of(rt, "alice"))
+    alice = Caller(create_app(Current(rt)), token_of(rt, "alice"))
     exchange(rt, process)
     assert rows(rt) == 0, "there was nothing to tell"
     for _ in range(2):

@@ -162,7 +162,7 @@ def test_draining_answers_who_is_there_and_refuses_who_comes(farm: Farm):
 def test_ctrl_c_and_sighup(farm: Farm):
     server = farm.server()
     server.process.signal(signal.SIGHUP)
-    farm.until(lambda: "SIGHUP is ignored" in server.process.log(), "it says so", server.process)
+    farm.until(lambda: "nothing has changed" in server.process.log(), "it has read its file", server.process)
     assert status_of(f"{server.url}/ready") == 200
     worker = worker_of(server)
     server.process.signal(signal.SIGINT)

@@ -12,7 +12,7 @@ import pytest
 from flask import Flask
 
 from dbward import ids
-from dbward.runtime import Runtime, open_runtime
+from dbward.runtime import Current, Runtime, open_runtime
 from dbward.services import bootstrap
 from dbward.settings.server import ServerSettings
 from tests.web.conftest import PRODUCTION, Caller
@@ -184,13 +184,13 @@ def test_another_replica_knows_at_once(rt: Runtime, admin: Caller, nina: Caller,
     moment = rt.now()
     other_rt = open_runtime(rt.settings, now=lambda: moment)  # whose memory does not age
     try:
-        other = create_app(other_rt)
+        other = create_app(Current(other_rt))
         there = Caller(other, nina.token)
         made = there.post("/api/requests", PRODUCTION).json
         waiting = pool.submit(there.get, f"/api/requests/{made['id']}?wait=300")
         wait_until_held(other_rt)
         generation = other_rt.tokens.generation
-        assert other_rt.tokens.get(ids.token_hash(nina.token or ""), moment) is not None
+        assert other_rt.tokens.get(ids.token_hash(nina.token or ""), moment, under=other_rt.settings) is not None
         assert admin.post("/api/users/nina/suspend").status_code == 200
         assert waiting.result(60).status_code == 401
         assert other_rt.tokens.generation > generation
@@ -220,7 +220,7 @@ def test_failed_sign_ins_are_slowed_down_by_address(settings: ServerSettings) ->
     rt = open_runtime(settings, now=lambda: moment)  # in one minute, however long this takes
     most = rt.settings.limits.failed_sign_ins_per_minute
     try:
-        app = create_app(rt)
+        app = create_app(Current(rt))
         bad = Caller(app, ids.new_token())
 
         def knock(address: str, caller: Caller = bad) -> int:

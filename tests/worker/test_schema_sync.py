@@ -22,7 +22,7 @@ from dbward.db import schemas
 from dbward.db.rows import SnapshotRow
 from dbward.domain.model import Operation, Target
 from dbward.domain.schema import SchemaStatus
-from dbward.runtime import Runtime, open_runtime
+from dbward.runtime import Current, Runtime, open_runtime
 from dbward.services import api_tokens, bootstrap, identity
 from dbward.settings.server import load_server
 from web.app import create_app
@@ -144,7 +144,7 @@ def execute(sqlite_path: Path) -> Callable[[str], None]:
 @pytest.fixture
 def bench(rt: Runtime, sqlite_path: Path, execute: Callable[[str], None]) -> Iterator[Bench]:
     execute("CREATE TABLE users (id INTEGER PRIMARY KEY)")
-    line = Line(create_app(rt))
+    line = Line(create_app(Current(rt)))
     token = (rt.settings.state_dir / bootstrap.AGENT_TOKEN).read_text()
     api = AgentApi("http://dbward.test", token, transport=line)
     bench: Bench | None = None

@@ -35,6 +35,7 @@ from dbward.client.wire import (
 )
 from dbward.domain.model import Permission
 from dbward.errors import TooLarge
+from dbward.runtime import Runtime
 from dbward.services import agents, completion, executions, explain_answers, schemas
 from web import guard, json, live
 from web.endpoint import Extent, View, endpoint
@@ -96,11 +97,12 @@ def renew(execution_id: str, body: RenewRequest) -> Response:
     if body.wait_secs == 0 or renewed.cancelled or renewed.lost:
         return json.reply(renewed)
 
-    def stop() -> bool | None:
-        return executions.to_stop(rt, execution_id, body.claim_id) or None
+    def stop(now: Runtime) -> bool | None:
+        return executions.to_stop(now, execution_id, body.claim_id) or None
 
     if live.wait_for(rt, f"execution:{execution_id}", check=stop, seconds=body.wait_secs):
-        renewed = executions.renew(rt, guard.recheck(), execution_id, body)
+        who = guard.recheck()
+        renewed = executions.renew(guard.runtime(), who, execution_id, body)
     return json.reply(renewed)
 
 

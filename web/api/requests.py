@@ -11,6 +11,7 @@ from dbward.client.answers import requests as answers
 from dbward.client.shapes import Approve, Body, NewRequest, Reject, RequestFilter, WithReason
 from dbward.domain.model import Permission
 from dbward.domain.states import LONG_POLL_TERMINAL
+from dbward.runtime import Runtime
 from dbward.services import dispatch, requests, review
 from web import guard, json, live
 from web.endpoint import Extent, endpoint
@@ -77,12 +78,13 @@ def show(request_id: str, query: Wait) -> Response:
     if seconds == 0 or first["status"] in LONG_POLL_TERMINAL or query.seen not in (None, first["status"]):
         return json.reply(first)
 
-    def changed() -> bool | None:
-        again = requests.show(rt, guard.principal(), first["id"])
+    def changed(now: Runtime) -> bool | None:
+        again = requests.show(now, guard.principal(), first["id"])
         return True if again["status"] != first["status"] else None
 
     live.wait_for(rt, f"request:{first['id']}", check=changed, seconds=seconds)
-    return json.reply(requests.show(rt, guard.recheck(), first["id"]))
+    who = guard.recheck()
+    return json.reply(requests.show(guard.runtime(), who, first["id"]))
 
 
 @bp.post("/<request_id>/approve")

@@ -10,6 +10,7 @@ from pydantic import Field
 from dbward.client.answers import results as answers
 from dbward.client.shapes import Body, Limit
 from dbward.domain.model import Permission
+from dbward.runtime import Runtime
 from dbward.services import results
 from web import guard, json, live
 from web.endpoint import Extent, Media, endpoint
@@ -53,9 +54,9 @@ def stream(request_id: str) -> Response:
     if not isinstance(first, results.Waiting):
         return _settled(first)
 
-    def look() -> Settled | None:
-        now = results.stream_state(rt, guard.principal(), request_id)
-        return None if isinstance(now, results.Waiting) else now
+    def look(now: Runtime) -> Settled | None:
+        state = results.stream_state(now, guard.principal(), request_id)
+        return None if isinstance(state, results.Waiting) else state
 
     channel = f"request:{first.request_id}"
     found = live.wait_for(rt, channel, check=look, seconds=STREAM_WAIT_SECS)
