@@ -54,7 +54,7 @@ def _payload(event: Event, entry: AuditEvent, requester: str | None) -> View:
     """The facts of an event. SQL only as the log shows it to everybody: without its values, or not at all."""
     return {
         "event": event,
-        "occurred_at": entry.created_at,
+        "occurred_at": entry.created_at.replace("+00:00", "Z"),  # as the API shows the event
         "request_id": entry.request_id,
         "execution_id": entry.resource_id if entry.resource_type == "execution" else None,
         "user_id": entry.resource_id if entry.resource_type == "user" else None,
