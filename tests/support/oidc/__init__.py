@@ -113,7 +113,3 @@ def browser_program(directory: Path, user: str) -> Path:
     )
     path.chmod(0o755)
     return path
-
-
-if __name__ == "__main__":
-    install()
