@@ -55,8 +55,9 @@ def wait_for(rt: Runtime, *channels: str, check: Callable[[Runtime], T], seconds
     wake-up of one of `channels`, with the runtime that is in force then; it must be cheap, and must not keep a
     connection. Raises `Unauthorized` as soon as the caller's token is worth nothing any more.
     """
-    deadline = monotonic() + seconds
-    with place(seconds), rt.hub.listen(*channels, f"token:{guard.principal().token_id}") as waiter:
+    deadline, who = monotonic() + seconds, guard.principal()
+    callers = (f"token:{who.token_id}", f"user:{who.subject}")  # a JWT is no token of ours, and ends with its user
+    with place(seconds), rt.hub.listen(*channels, *callers) as waiter:
         while True:
             # Registered first, then looked: what happens in between is not missed.
             found = check(rt)

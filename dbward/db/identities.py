@@ -22,10 +22,10 @@ def find_user(conn: Connection, user_id: str) -> UserRow | None:
 
 
 def save_user(tx: Tx, row: UserRow) -> bool:
-    """Insert or replace; True when the user is new."""
+    """Insert or replace; True when the user is new. Calls of theirs that wait are authenticated again."""
     values = {name: getattr(row, name) for name in row.__slots__}
     kept = {name: value for name, value in values.items() if name not in {"id", "created_at"}}
-    tx.wake(CHANGED)
+    tx.wake(CHANGED, f"user:{row.id}")
     hit = tx.conn.execute(update(users).where(users.c.id == row.id).values(kept))
     if hit.rowcount:
         return False

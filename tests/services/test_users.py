@@ -325,6 +325,22 @@ def test_a_first_token_is_made_anew(world: World) -> None:
     assert refused(lambda: reissue(world)) == "user.no_roles"
 
 
+def test_calls_that_wait_are_authenticated_again_when_their_user_changes(world: World) -> None:
+    """Whatever they were let in with: a JWT is no token of ours."""
+    add(world)
+    changes: list[Callable[[], Any]] = [
+        lambda: edit(world, add_roles=["approver"]),
+        lambda: suspend(world),
+        lambda: activate(world),
+        lambda: delete(world),
+    ]
+    for change in changes:
+        with world.rt.hub.listen("user:nina") as waiter, world.rt.hub.listen("user:alice") as other:
+            change()
+            assert waiter.wait(20)
+            assert not other.wait(0), "and nobody else's"
+
+
 def test_naming_ones_own_token_initial_means_nothing(world: World) -> None:
     made = add(world)
     asked = NewToken(subject_id="nina", subject_type="user", name="initial")
