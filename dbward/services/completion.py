@@ -17,7 +17,7 @@ from dbward.db.rows import ExecutionRow, RequestRow, ResultRow
 from dbward.domain import policy, rbac
 from dbward.domain.model import SYSTEM, Event, ExecutionStatus, Permission, Principal, Status
 from dbward.domain.states import Trigger
-from dbward.errors import Conflict, DbwardError, Invalid, Missing, Refused
+from dbward.errors import Conflict, DbwardError, Invalid, Missing
 from dbward.results.local import storage_key
 from dbward.runtime import Runtime
 from dbward.services.journal import record
@@ -81,15 +81,19 @@ def complete(rt: Runtime, who: Principal, execution_id: str, report: CompleteReq
     return rt.store.write(work)
 
 
-def own(who: Principal, execution: ExecutionRow, request: RequestRow, claim_id: str) -> None:
-    """Raises `Conflict` for a claim that is not the latest, `Refused` when it is not this agent's, or out of scope."""
-    if execution.claim_id != claim_id:
-        raise Conflict("the execution is claimed by another", code="execution.not_claimed")
+def known(who: Principal, execution: ExecutionRow, request: RequestRow) -> None:
+    """Raises `Missing` for one of another agent or outside the token's scopes, as for one that does not exist."""
     # An instance holds no `@`, so what stands before the last one is the subject.
-    if execution.agent_id is None or execution.agent_id.rpartition("@")[0] != who.subject:
-        raise Refused("this execution belongs to another agent")
-    if (refusal := rbac.refuse(who, Permission.AGENT_OPERATE, target=request.target, owner=None)) is not None:
-        raise refusal
+    foreign = execution.agent_id is not None and execution.agent_id.rpartition("@")[0] != who.subject
+    if foreign or not rbac.allowed(who, Permission.AGENT_OPERATE, request.target):
+        raise Missing(f"execution {execution.id}")
+
+
+def own(who: Principal, execution: ExecutionRow, request: RequestRow, claim_id: str) -> None:
+    """Raises `Missing` when it is not this agent's, and `Conflict` for a claim that is not the latest."""
+    known(who, execution, request)
+    if execution.agent_id is None or execution.claim_id != claim_id:
+        raise Conflict("the execution is claimed by another", code="execution.not_claimed")
 
 
 def _check(who: Principal, execution: ExecutionRow, request: RequestRow, report: CompleteRequest) -> None:

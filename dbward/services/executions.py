@@ -30,7 +30,7 @@ from dbward.errors import Conflict, DbwardError, Invalid, Missing, Unavailable
 from dbward.results.local import storage_key
 from dbward.runtime import Runtime
 from dbward.services.agents import dialect_at, reporting
-from dbward.services.completion import fail_unstarted, own
+from dbward.services.completion import fail_unstarted, known, own
 from dbward.services.journal import record, record_refusal
 
 PART_MAX_BYTES = 4 * 1024 * 1024
@@ -46,7 +46,7 @@ _CLAIMABLE = {
 def claim(rt: Runtime, who: Principal, execution_id: str, asked: ClaimRequest) -> Claimed:
     """Give the job to the session that holds its message: what to run, its limits, and a token signed over all of it.
 
-    Raises `Unavailable` while draining and for a session that has yet to report itself, `Missing`, `Refused` (target
+    Raises `Unavailable` while draining and for a session that has yet to report itself, `Missing` (also for a target
     outside the token's scopes), and `Conflict` when somebody else holds the message, when the execution was started,
     cancelled or finished, and when the database is not the kind that the statements were read as.
     """
@@ -56,7 +56,8 @@ def claim(rt: Runtime, who: Principal, execution_id: str, asked: ClaimRequest) -
     def work(tx: Tx) -> Claimed | DbwardError:
         execution, request = _pair(tx, execution_id)
         if (refusal := rbac.refuse(who, Permission.AGENT_OPERATE, target=request.target, owner=None)) is not None:
-            return record_refusal(rt, tx, refusal, actor=who, request=request, action="claim")
+            record_refusal(rt, tx, refusal, actor=who, request=request, action="claim")
+            return Missing(f"execution {execution_id}")  # to this agent it does not exist
         now = rt.now()
         if not broker.holds(tx.conn, execution_id, session=asked.session, tag=asked.tag):
             raise Conflict("this session does not hold the job's message", code="execution.not_held")
@@ -204,6 +205,7 @@ def release(rt: Runtime, who: Principal, execution_id: str, asked: ReleaseReques
 
     def work(tx: Tx) -> None:
         execution, request = _pair(tx, execution_id)
+        known(who, execution, request)
         if execution.claim_id != asked.claim_id and execution.status is not ExecutionStatus.CLAIMED:
             return  # released before
         own(who, execution, request, asked.claim_id)

@@ -14,7 +14,7 @@ from dbward.db.rows import ExplainRow
 from dbward.domain import plans, rbac, tokens
 from dbward.domain.model import Operation, Permission, Principal, Status
 from dbward.domain.plans import ExplainStatus, Plan
-from dbward.errors import Conflict, DbwardError, Invalid, Refused, Unavailable
+from dbward.errors import Conflict, DbwardError, Invalid, Missing, Unavailable
 from dbward.runtime import Runtime
 from dbward.services.agents import dialect_at, reporting
 from dbward.services.explains import refused
@@ -30,7 +30,7 @@ _RIGHTS: Final = "explaining this needs the rights to run it, which the agent's 
 def claim(rt: Runtime, who: Principal, explain_id: str, asked: ClaimRequest) -> ExplainClaimed:
     """Give the question to the session that holds its message, with a token over the statements that may be explained.
 
-    Raises `Unavailable` while draining and for a session that has yet to report itself, `Missing`, `Refused` (target
+    Raises `Unavailable` while draining and for a session that has yet to report itself, `Missing` (also for a target
     outside the token's scopes) and `Conflict`: held by another, over, or of another dialect than the database is.
     """
     if rt.hub.closing:
@@ -39,7 +39,8 @@ def claim(rt: Runtime, who: Principal, explain_id: str, asked: ClaimRequest) -> 
     def work(tx: Tx) -> ExplainClaimed | DbwardError:
         row = explains.lock(tx, explain_id)
         if (refusal := rbac.refuse(who, Permission.AGENT_OPERATE, target=row.target, owner=None)) is not None:
-            return record_refusal(rt, tx, refusal, actor=who, request=None, action="explain", target=row.target)
+            record_refusal(rt, tx, refusal, actor=who, request=None, action="explain", target=row.target)
+            return Missing(f"explain {explain_id}")  # to this agent it does not exist
         now = rt.now()
         if not broker.holds(tx.conn, explain_id, session=asked.session, tag=asked.tag):
             raise Conflict("this session does not hold the question's message", code="explain.not_held")
@@ -112,16 +113,15 @@ def _misread(rt: Runtime, tx: Tx, row: ExplainRow, spoken: str) -> Conflict:
 def complete(rt: Runtime, who: Principal, explain_id: str, report: ExplainReport) -> None:
     """Take an agent's answer. Repeating it is accepted and changes nothing; a late one still counts for a request.
 
-    Raises `Missing`, `Refused` (another agent's), `Conflict` (another claim has it) and `Invalid` (not one entry for
+    Raises `Missing` (also another agent's), `Conflict` (another claim has it) and `Invalid` (not one entry for
     each statement, or a plan out of bounds).
     """
 
     def work(tx: Tx) -> None:
         row = explains.lock(tx, explain_id)
-        if row.agent_id is None or row.agent_id.rpartition("@")[0] != who.subject:
-            raise Refused("this explain belongs to another agent")
-        if (refusal := rbac.refuse(who, Permission.AGENT_OPERATE, target=row.target, owner=None)) is not None:
-            raise refusal
+        foreign = row.agent_id is None or row.agent_id.rpartition("@")[0] != who.subject
+        if foreign or not rbac.allowed(who, Permission.AGENT_OPERATE, row.target):
+            raise Missing(f"explain {explain_id}")
         if row.claim_id != report.claim_id:
             raise Conflict("another claim has this explain now", code="explain.over")
         if row.status is ExplainStatus.DONE:

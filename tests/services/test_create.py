@@ -10,7 +10,7 @@ import pytest
 from dbward.broker import store as broker
 from dbward.client.shapes import NewRequest
 from dbward.domain.model import Grant, Permission, Principal, Role
-from dbward.errors import Conflict, DbwardError, Invalid, Refused, TooLarge, Unavailable
+from dbward.errors import Conflict, DbwardError, Invalid, Missing, Refused, TooLarge, Unavailable
 from dbward.services import requests
 from tests.services.conftest import World, refused
 
@@ -225,7 +225,7 @@ def test_lists_show_what_show_would(world: World) -> None:
         for view in made.values():
             try:
                 seen.add(world.show(view, name)["id"])
-            except Refused:
+            except Missing:
                 continue
         assert world.listed(name) == seen, name
     assert world.listed("alice") == {made["auto"]["id"], made["prod"]["id"]}
@@ -242,7 +242,7 @@ def test_who_decided_goes_on_seeing_it(world: World) -> None:
     world.approve("bob", made)
     assert world.listed("bob") == {made["id"]}
     assert world.listed("beth") == set()
-    assert refused(lambda: world.show(made, "beth")) == "forbidden"
+    assert refused(lambda: world.show(made, "beth")) == "request.not_found"
 
 
 def test_filters_count_before_they_page(world: World) -> None:

@@ -135,7 +135,7 @@ def test_a_claim_outside_the_scopes_is_refused_and_recorded(world: World) -> Non
     agent = world.agent()
     agent.fetch()
     agent.who = narrow_agent(world, "auto").who
-    with pytest.raises(Refused):
+    with pytest.raises(Missing):
         agent.claim(made)
     event = world.events(event_type="request.refused", request_id=made["id"])[0]
     assert (event["actor_id"], event["metadata"]["action"]) == ("agent", "claim")
@@ -315,7 +315,7 @@ def test_an_execution_belongs_to_the_agent_that_claimed_it(world: World) -> None
         lambda: second.part(made, b"x"),
         lambda: second.complete(made, "failed"),
     ):
-        assert refused(call) == "forbidden"
+        assert refused(call) == "request.not_found"
 
 
 @pytest.mark.parametrize("name", ["an@agent", "a b", "", "-x", "ä"])
@@ -340,7 +340,7 @@ def test_every_call_needs_the_target_in_its_scopes(world: World) -> None:
         lambda: agent.part(made, b"x"),
         lambda: agent.complete(made, "failed"),
     ):
-        assert refused(call) == "forbidden"
+        assert refused(call) == "request.not_found"
 
 
 # --- renew, release ---------------------------------------------------------------------------------------------------

@@ -11,7 +11,7 @@ from dbward.client.shapes import NewToken
 from dbward.client.wire import Explained, WireError
 from dbward.domain.model import Dialect
 from dbward.domain.plans import Plan, Step
-from dbward.errors import Invalid, Refused, Unavailable
+from dbward.errors import Invalid, Missing, Unavailable
 from dbward.services import api_tokens, housekeeping
 from dbward.services import explains as asking
 from tests.services.conftest import Agent, World, refused
@@ -85,9 +85,9 @@ def test_another_agents_answer_is_refused(world: World) -> None:
     asked = {"subject_id": "second", "subject_type": "agent"}
     token = api_tokens.create_token(world.rt, world.who("admin"), NewToken.model_validate(asked))["token"]
     claimed = take(agent, ask(world))
-    with pytest.raises(Refused):
+    with pytest.raises(Missing):
         answer(Agent(world, world.enter(token), "session-of-second"), claimed)
-    with pytest.raises(Refused):
+    with pytest.raises(Missing):
         answer(narrow_agent(world, "steps"), claimed)
 
 
@@ -96,7 +96,7 @@ def test_a_claim_outside_the_scopes_is_refused_and_recorded(world: World) -> Non
     explain_id = ask(world)
     agent.fetch(EXPLAIN_TASK)
     other.tags[explain_id] = agent.tags[explain_id]
-    with pytest.raises(Refused):
+    with pytest.raises(Missing):
         claim(other, explain_id)
     [event] = [e for e in world.events() if e["outcome"] == "denied"]
     assert event["database_name"] == "app"

@@ -12,7 +12,7 @@ from sqlalchemy import update
 
 from dbward.client.wire import WireError
 from dbward.db.tables import executions as executions_table
-from dbward.errors import Conflict, Gone, Missing, Refused, Unavailable
+from dbward.errors import Conflict, Gone, Missing, Unavailable
 from dbward.results.local import LocalResults
 from dbward.services import housekeeping, results
 from tests.services.conftest import COLUMNS, World, refused, stream_of
@@ -167,7 +167,7 @@ def test_a_stream_waits_is_ready_or_has_ended(world: World) -> None:
     found = state(ended)
     assert isinstance(found, results.Ended)
     assert (found.envelope["error_message"], found.envelope["execution_id"]) == ("request rejected", "")
-    assert refused(lambda: state(made, "rita")) == "forbidden"
+    assert refused(lambda: state(made, "rita")) == "request.not_found"
 
 
 @pytest.mark.parametrize("how", ["no_result_store", "stream"])
@@ -211,11 +211,11 @@ def test_who_may_read(world: World) -> None:
         if may:
             assert world.envelope(made, name)["success"]
         else:
-            assert refused(lambda name=name: world.envelope(made, name)) == "forbidden"
+            assert refused(lambda name=name: world.envelope(made, name)) == "request.not_found"
     assert listed(world, "dev") == {plain["id"]}, "`any` in the environments of the role"
     assert world.envelope(plain, "dev")["success"]
     for name in ("rita", "bob", "dana"):
-        assert refused(lambda name=name: world.envelope(plain, name)) == "forbidden"
+        assert refused(lambda name=name: world.envelope(plain, name)) == "request.not_found"
     assert refused(lambda: world.envelope(made, "sam")) == "forbidden"
     assert refused(lambda: listed(world, "sam")) == "forbidden"
 
@@ -229,7 +229,7 @@ def test_the_policy_gives_access_to_a_group(world: World) -> None:
 def test_who_decides_sees_the_executions(world: World) -> None:
     made = world.create(environment="prod")
     assert results.list_executions(world.rt, world.who("bob"), made["id"], 20) == {"executions": []}
-    assert refused(lambda: results.list_executions(world.rt, world.who("rita"), made["id"], 20)) == "forbidden"
+    assert refused(lambda: results.list_executions(world.rt, world.who("rita"), made["id"], 20)) == "request.not_found"
 
 
 # --- how long ---------------------------------------------------------------------------------------------------------
@@ -344,7 +344,7 @@ def test_results_survive_a_restart(world: World) -> None:
 
 def test_the_reader_is_refused_before_the_first_byte(world: World) -> None:
     made = world.executed()
-    with pytest.raises(Refused):
+    with pytest.raises(Missing):
         results.open_envelope(world.rt, world.who("rita"), made["id"], None)
 
 
