@@ -111,8 +111,8 @@ def refuse_while_draining() -> None:
 
 
 def holder(who: Principal) -> str:
-    """Whose share of the server a call takes: its token's."""
-    return who.token_id or who.subject
+    """Whose share of the server a call takes: its token's, or with single sign-on the person's."""
+    return who.token_id or f"user:{who.subject}"
 
 
 def show_allowance(response: Response) -> Response:
