@@ -17,6 +17,8 @@ from pathlib import Path
 from time import time
 from typing import Final, Literal
 
+from pydantic import TypeAdapter, ValidationError
+
 from dbward import keys
 from dbward.errors import Misconfigured, Unauthorized
 from dbward.identity import grants, oidc, web
@@ -73,6 +75,9 @@ class Credentials:
         return self.expires_at - min(EARLY_SECS, (self.expires_at - self.obtained_at) * EARLY_SHARE)
 
 
+_FILE = TypeAdapter(Credentials)
+
+
 def from_tokens(binding: Binding, tokens: Tokens, bearer: Bearer, *, now: float) -> Credentials:
     """Credentials that send the token `bearer` names. Raises `LoginFailed` when the provider gave none."""
     text = tokens.access_token if bearer == "access_token" else tokens.id_token
@@ -103,19 +108,17 @@ class Login:
     def load(self) -> Credentials | None:
         """What is stored; None when nobody is logged in. Raises `Misconfigured` when it cannot be read."""
         try:
-            values = json.loads(self._path.read_bytes())
-            found = Credentials(**{**values, "binding": Binding(**values["binding"])})
+            found = _FILE.validate_json(self._path.read_bytes())
         except FileNotFoundError:
             return None
         except OSError as e:
             raise Misconfigured(f"{self._path}: cannot be read: {e.strerror}") from None
-        except (ValueError, TypeError, KeyError):
+        except ValidationError:
             raise Misconfigured(f"{self._path}: is not a stored login", hint="run `dbward login` again") from None
         return found if found.binding == self.binding else None
 
     def save(self, credentials: Credentials) -> None:
-        self._path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        self._path.parent.chmod(0o700)
+        """Store it, for nobody else to read. Only while `locked`, which has made the directory."""
         keys.replace_file(self._path, json.dumps(asdict(credentials)).encode())
         self._held = credentials
 
@@ -170,8 +173,12 @@ class Login:
     @contextmanager
     def locked(self) -> Iterator[None]:
         """Hold what guards this login among processes. The lock file stays: removing it would let two in."""
-        self._path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        fd = os.open(self._path.with_suffix(".lock"), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        try:
+            self._path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+            self._path.parent.chmod(0o700)
+            fd = os.open(self._path.with_suffix(".lock"), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        except OSError as e:
+            raise Misconfigured(f"{self._path.parent}: cannot keep a login there: {e.strerror}") from None
         try:
             fcntl.flock(fd, fcntl.LOCK_EX)
             yield

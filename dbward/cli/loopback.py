@@ -94,6 +94,9 @@ def listen(state: str, *, issuer: str, names_issuer: bool, port: int = 0) -> Ite
         daemon_threads = True
         block_on_close = False
 
+        def handle_error(self, request: object, client_address: object) -> None:
+            """Nothing: a browser may hang up whenever it likes."""
+
     server = Server(("127.0.0.1", port), Handler)
     thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05}, daemon=True)
     thread.start()
