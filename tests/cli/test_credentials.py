@@ -24,8 +24,8 @@ ISSUER = OIDC.issuer
 def stored(login: Login, **changed: object) -> Credentials:
     now = time()
     values = {
-        "binding": login.binding, "bearer": "access_token", "access_token": "a", "refresh_token": None, "id_token": None,
-        "obtained_at": now, "expires_at": now + 3600, **changed,
+        "binding": login.binding, "bearer": "access_token", "access_token": "a", "refresh_token": None,
+        "id_token": None, "obtained_at": now, "expires_at": now + 3600, **changed,
     }  # fmt: skip
     return Credentials(**values)  # type: ignore[arg-type]
 
