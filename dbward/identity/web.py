@@ -74,6 +74,8 @@ def _call(
             status = response.status_code
     except httpx2.TimeoutException:
         raise ProviderDown("does not answer in time") from None
+    except RuntimeError:  # a reload of the settings has closed the connections meanwhile
+        raise ProviderDown("is another one now") from None
     except (httpx2.HTTPError, httpx2.InvalidURL) as e:
         raise ProviderDown(f"cannot be reached ({type(e).__name__})") from e
     try:

@@ -375,6 +375,14 @@ def test_a_provider_that_cannot_be_reached(site: Site) -> None:
     keys.close()
 
 
+def test_keys_that_a_reload_has_closed(keys: ProviderKeys) -> None:
+    verify(keys, sign())
+    keys.close()
+    verify(keys, sign())
+    with pytest.raises(ProviderDown):
+        verify(keys, sign(header={"kid": "new"}), NOW + AGAIN)
+
+
 def test_values_of_claims() -> None:
     told = {
         "groups": ["dba", "", 7, None, {"x": 1}],
