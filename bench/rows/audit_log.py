@@ -87,5 +87,6 @@ def verified(server: Server, building: float) -> Line:
         budget=f"under {BUDGET_SECS} s and {BUDGET_GROWTH // 2**20} MB",
         ok=used < BUDGET_SECS and peak.grown < BUDGET_GROWTH,
         note=f"{verdict['checkpoints']:,} signed checkpoints among them; {before / 2**20:.0f} MB before; "
-        f"{used / verdict['total_events'] * 1e6:.0f} µs an event, {seconds:.0f} s by the clock; the last part was made in {building:.0f} s",
+        f"{used / verdict['total_events'] * 1e6:.0f} µs an event, {seconds:.0f} s by the clock; "
+        f"the last part was made in {building:.0f} s",
     )

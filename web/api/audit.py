@@ -27,7 +27,7 @@ def events(query: AuditFilter) -> Response:
 @bp.get("/verify")
 @endpoint("Verify the record", needs=Permission.AUDIT_READ, answers={200: answers.Verdict}, errors=(503,))
 def verify() -> Response:
-    """Reads all of it, which takes about half a minute for a million events; one at a time in each server."""
+    """Reads all of it, which takes up to a minute for a million events; one at a time in each server."""
     return json.reply(audit.verify(guard.runtime(), guard.principal()))
 
 
