@@ -226,7 +226,8 @@ def test_queues_and_the_age_of_their_oldest_job(world: World) -> None:
     assert value(found, "dbward_queue_oldest_seconds", queue="job.app.auto") == 35
     assert value(found, "dbward_queue_depth", queue="job.app.many") == 1
     assert value(found, "dbward_queue_oldest_seconds", queue="job.app.many") == 5
-    assert ("dbward_queue_depth", frozenset({("queue", "job.app.stream")})) not in found
+    assert value(found, "dbward_queue_depth", queue="job.app.stream") == 0
+    assert value(found, "dbward_queue_oldest_seconds", queue="job.app.stream") == 0
 
 
 def test_agents_by_status(world: World) -> None:
