@@ -121,11 +121,14 @@ def stored_among(conn: Connection, execution_ids: Sequence[str]) -> set[str]:
 
 
 def results_page(
-    conn: Connection, seen: Condition, criteria: Criteria, *, limit: int, offset: int
+    conn: Connection, seen: Sequence[Condition], criteria: Criteria, now: datetime, *, limit: int, offset: int
 ) -> tuple[list[tuple[ResultRow, RequestRow]], int]:
-    """Stored results of the requests `seen`, newest first, each with its request, and how many there are in all."""
+    """Stored results that are not past their time, newest first, each with its request, and how many there are in all.
+
+    Of the requests that pass every condition of `seen` and the criteria.
+    """
     joined = results.join(requests, requests.c.id == results.c.request_id)
-    wanted = and_(seen, *matching(criteria))
+    wanted = and_(results.c.expires_at > now, *seen, *matching(criteria))
     total = conn.execute(select(func.count()).select_from(joined).where(wanted)).scalar_one()
     query = (
         select(results, requests)

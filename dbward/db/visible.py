@@ -58,14 +58,24 @@ def readable(sees: Visibility, opened: Iterable[tuple[Scope, bool]]) -> Conditio
     `opened`: for the result policies, the most specific first, whether each names this person. The first that covers
     the target counts.
     """
-    by_policy = [(_covered(scope), true() if named else false()) for scope, named in opened]
     theirs = or_(
         requests.c.requester == sees.subject,
         decided_by(sees.subject),
         _shared_with(sees.selectors),
-        case(*by_policy, else_=false()) if by_policy else false(),
+        _first_covering(opened),
     )
     return or_(inside(sees.everybodys), and_(inside(sees.own), theirs))
+
+
+def kept(live_only: Iterable[tuple[Scope, bool]]) -> Condition:
+    """Requests whose results are there to be opened later; `live_only` says of each result policy whether none are."""
+    return and_(~requests.c.no_result_store, ~_first_covering(live_only))
+
+
+def _first_covering(policies: Iterable[tuple[Scope, bool]]) -> Condition:
+    """What the first policy that covers the target says; no when none does."""
+    says = [(_covered(scope), true() if yes else false()) for scope, yes in policies]
+    return case(*says, else_=false()) if says else false()
 
 
 def either(*conditions: Condition) -> Condition:

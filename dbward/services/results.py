@@ -226,7 +226,12 @@ def list_results(
     limit = min(limit, PAGE_MAX)
     with rt.store.read() as conn:
         found, total = executions.results_page(
-            conn, sight.read_by(rt, who), criteria, limit=limit, offset=min(offset, OFFSET_MAX)
+            conn,
+            [sight.read_by(rt, who), sight.kept(rt)],
+            criteria,
+            rt.now(),
+            limit=limit,
+            offset=min(offset, OFFSET_MAX),
         )
     return {
         "total": total,

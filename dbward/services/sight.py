@@ -63,6 +63,14 @@ def read_by(rt: Runtime, who: Principal) -> Condition:
     return visible.readable(visibility(who, Permission.RESULT_VIEW), opened)
 
 
+def kept(rt: Runtime) -> Condition:
+    """The requests whose results are stored to be read later, by the result policies as they are now."""
+    rules = policy.most_specific_first(rt.settings.policy.result_policies)
+    return visible.kept(
+        [(Scope((rule.database,), (rule.environment,)), rule.delivery_mode == "stream") for rule in rules]
+    )
+
+
 def find(conn: Connection, who: Principal, asked: str, *known: Condition) -> RequestRow:
     """The request of an id or short id, among those this person may look at and those `known` to them otherwise.
 
