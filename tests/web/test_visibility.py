@@ -16,7 +16,7 @@ from flask import Flask
 from dbward import ids
 from dbward.client.wire import ActiveJob
 from dbward.domain.model import Target
-from dbward.runtime import Runtime, open_runtime
+from dbward.runtime import Current, Runtime, open_runtime
 from dbward.services import agents, bootstrap, housekeeping
 from dbward.settings.server import load_server
 from tests.conftest import State
@@ -221,7 +221,7 @@ def scene(state: State, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     rt = open_runtime(settings, now=clock)
     try:
         world = World(rt, clock)
-        yield Scene(rt, create_app(rt), world, furnish(world), tokens)
+        yield Scene(rt, create_app(Current(rt)), world, furnish(world), tokens)
     finally:
         rt.close()
 
