@@ -13,6 +13,7 @@ import click
 import pytest
 
 from dbward.cli.main import COMMANDS
+from dbward.settings.sections import SECTIONS
 
 ROOT = Path(__file__).parents[2]
 PACKAGES = ("dbward", "tasks", "web", "worker")
@@ -100,6 +101,13 @@ def test_every_settings_key_is_documented() -> None:
     quoted = " ".join(re.findall(r"`([^`]+)`", _page("docs/reference/configuration.md")))
     words = set(re.findall(r"[A-Za-z0-9_]+", quoted))
     assert {key: place for key, place in settings_keys().items() if key not in words} == {}
+
+
+def test_what_a_reload_takes_over_is_told() -> None:
+    part = _page("docs/reference/configuration.md").partition("### What a reload takes over")[2].partition("\n## ")[0]
+    told = re.findall(r"^\| `([^`]+)`( but `[^`]+`)? \| (yes|restart) \|$", part, re.MULTILINE)
+    expected = [(s.name.removesuffix(" the rest"), "yes" if s.live else "restart") for s in SECTIONS]
+    assert [(name, reload) for name, _, reload in told] == expected
 
 
 # --- dependencies -----------------------------------------------------------------------------------------------------
