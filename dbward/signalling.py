@@ -171,4 +171,4 @@ def _free(fd: int) -> bool:
 
 
 def _unreachable(message: str) -> Misconfigured:
-    return Misconfigured(message, code="server.unreachable")
+    return Misconfigured(message, code="server.no_answer")

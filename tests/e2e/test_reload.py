@@ -142,7 +142,7 @@ def test_a_server_that_ends_without_an_answer_is_noticed(farm: Farm):
     farm.until(lambda: list(server.state_dir.glob("*.pipe")), "it waits for its answer", command)
     server.process.kill()
     status, said = answered(command)
-    assert (status, said["error"]["code"]) == (1, "server.unreachable")
+    assert (status, said["error"]["code"]) == (1, "server.no_answer")
 
 
 def test_nobody_answers_in_time(farm: Farm):
