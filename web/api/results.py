@@ -8,7 +8,7 @@ from flask import Blueprint, Response
 from pydantic import Field
 
 from dbward.client.answers import results as answers
-from dbward.client.shapes import Body, Limit
+from dbward.client.shapes import OFFSET_MAX, Body, Limit
 from dbward.domain.model import Permission
 from dbward.runtime import Runtime
 from dbward.services import results
@@ -36,7 +36,14 @@ class Executions(Body):
 
 
 class Stored(Body):
+    """Query of `GET /api/results`; `user` is whose request it was."""
+
     limit: Limit = 50
+    offset: Annotated[int, Field(ge=0, le=OFFSET_MAX)] = 0
+    user: str | None = None
+    database: str | None = None
+    environment: str | None = None
+    operation: str | None = None
 
 
 @bp.get("/requests/<request_id>/result/stream")
@@ -102,7 +109,7 @@ def executions(request_id: str, query: Executions) -> Response:
 )
 def list_(query: Stored) -> Response:
     """Newest first; those the caller may open."""
-    return json.reply(results.list_results(guard.runtime(), guard.principal(), query.limit))
+    return json.reply(results.list_results(guard.runtime(), guard.principal(), **query.model_dump()))
 
 
 def _settled(state: Settled) -> Response:
