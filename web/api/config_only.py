@@ -11,15 +11,16 @@ from web.errors import not_allowed
 bp = Blueprint("config_only", __name__, url_prefix="/api")
 bp.before_request(guard.require_user)
 
-CONFIGURED = (
-    "workflows",
-    "execution-policies",
-    "result-policies",
-    "notification-policies",
-    "sql-review-policies",
-    "roles",
-    "webhooks",
-)
+CONFIGURED = {
+    "workflows": "policy_id",
+    "execution-policies": "policy_id",
+    "result-policies": "policy_id",
+    "notification-policies": "policy_id",
+    "sql-review-policies": "policy_id",
+    "roles": "name",
+    "webhooks": "webhook_id",
+}
+"""Each kind, and what its id is called in the path of one entry: the same as where it is read."""
 
 
 @endpoint("Refused: it is changed in server.toml", answers={}, extent=Extent.CONFIGURED, errors=(405,))
@@ -33,7 +34,7 @@ def refuse(**_: str) -> Response:
     )
 
 
-for name in CONFIGURED:
+for name, entry in CONFIGURED.items():
     bp.post(f"/{name}", endpoint=f"create_{name}")(refuse)
-    bp.put(f"/{name}/<entry>", endpoint=f"replace_{name}")(refuse)
-    bp.delete(f"/{name}/<entry>", endpoint=f"delete_{name}")(refuse)
+    bp.put(f"/{name}/<{entry}>", endpoint=f"replace_{name}")(refuse)
+    bp.delete(f"/{name}/<{entry}>", endpoint=f"delete_{name}")(refuse)
