@@ -79,7 +79,7 @@ def request_body(**changes: Any) -> dict[str, Any]:
         ({"detail": 7}, (422, "validation.failed")),
         ({"emergency": "yes"}, (422, "validation.failed")),
         ({"surprise": True}, (422, "validation.failed")),
-        ({"emergency": True}, (400, "validation.failed")),
+        ({"emergency": True}, (403, "forbidden")),
         ({"allow_ddl": True}, (400, "validation.failed")),
         ({"share_with": ["nobody"]}, (400, "validation.failed")),
         ({"reason": "r" * 1025}, (400, "validation.failed")),
@@ -90,6 +90,11 @@ def test_a_request_that_is_wrong(people: People, changes: dict[str, Any], expect
     answer = people.call("alice", "POST", "/api/requests", request_body(**changes))
     assert code(answer) == expected
     assert people.ask("carol", "GET", "/api/requests")["total"] == 0
+
+
+def test_an_emergency_needs_a_reason(people: People):
+    answer = people.call("carol", "POST", "/api/requests", request_body(emergency=True))
+    assert code(answer) == (400, "validation.failed")
 
 
 def test_bodies_that_are_no_json(people: People) -> None:
