@@ -87,7 +87,11 @@ def test_of_eight_approvers_as_many_count_as_are_needed(farm: Farm, state: State
         [lambda p=p, who=who: p.call(who, "POST", path, {}) for p, who in zip(people, CROWD, strict=True)]
     )  # type: ignore[misc]
 
-    assert statuses(answers) == {200: needed, 409: RACERS - needed}
+    late = statuses(answers)
+    assert late.pop(200) == needed
+    # Whoever comes after the decision, and had no part in it, may not know of the request any more.
+    assert set(late) <= {404, 409}
+    assert sum(late.values()) == RACERS - needed
     counted = {who for who, answer in zip(CROWD, answers, strict=True) if answer.status_code == 200}
     seen = people[0].show(request_id)
     assert {a["user"] for a in seen["approval_progress"]["steps"][0]["approvals"]} == counted
