@@ -92,7 +92,7 @@ def endpoint(
         @wraps(view)
         def call(**path: Any) -> Response:
             if declared.needs and declared.extent is not Extent.SELF:
-                access.require(guard.runtime(), guard.principal(), declared.needs, action=_change(declared))
+                _check_permission(declared)
             if declared.begins:
                 guard.refuse_while_draining()
             if declared.query is not None:
@@ -115,7 +115,10 @@ def declared_by(view: Callable[..., Any]) -> Endpoint | None:
     return found if isinstance(found, Endpoint) else None
 
 
-def _change(declared: Endpoint) -> str | None:
-    """What this call would change, by its endpoint's name; None for one that looks, or only moves messages."""
-    looks = request.method in {"GET", "HEAD"} or declared.extent is Extent.BROKER
-    return None if looks else request.endpoint
+def _check_permission(declared: Endpoint) -> None:
+    """A refusal goes on the record, unless the call only looks, or only moves messages."""
+    who = guard.principal()
+    if request.method in {"GET", "HEAD"} or declared.extent is Extent.BROKER:
+        access.check(who, *declared.needs)
+    else:
+        access.require(guard.runtime(), who, declared.needs, action=request.endpoint or "")

@@ -20,6 +20,7 @@ from worker.accounts import warn_of_writer
 from worker.databases import Databases
 from worker.drivers.base import Driver
 from worker.explain import Explainer
+from worker.intake import Intake
 from worker.job import Rules, refuse_skew
 from worker.jobs import Jobs
 from worker.lease import Stop
@@ -141,31 +142,8 @@ class Agent:
                 code="agent.no_scope",
                 hint="compare [databases] here with the scopes of the agent's token and the server's databases",
             )
-        self._runner = Runner(
-            self._api,
-            self._databases,
+        intake = Intake(
             key,
-            Rules(
-                node=welcome.node,
-                targets=self._databases.targets,
-                operations=self._operations,
-                statement_timeout=timedelta(seconds=self._statement_timeout_secs),
-            ),
-            jobs=self._jobs,
-            session=self._session,
-            closing=self._closing,
-            quiet=self._quiet,
-            abandon=self._abandon,
-            on_unauthorized=self.unauthorized,
-            on_forgotten=self._reporter.state_changed,
-            on_changed=self._schemas.changed,
-        )
-        runner = self._runner
-        self._explainer = Explainer(
-            self._api,
-            self._databases,
-            key,
-            lambda: runner.rules,
             jobs=self._jobs,
             session=self._session,
             closing=self._closing,
@@ -173,6 +151,16 @@ class Agent:
             on_unauthorized=self.unauthorized,
             on_forgotten=self._reporter.state_changed,
         )
+        rules = Rules(
+            node=welcome.node,
+            targets=self._databases.targets,
+            operations=self._operations,
+            statement_timeout=timedelta(seconds=self._statement_timeout_secs),
+        )
+        runner = self._runner = Runner(
+            self._api, self._databases, intake, rules, abandon=self._abandon, on_changed=self._schemas.changed
+        )
+        self._explainer = Explainer(self._api, self._databases, intake, lambda: runner.rules)
         self._reporter.open()
         self._schemas.open()
         return welcome

@@ -12,7 +12,6 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from functools import partial
-from threading import Event
 from typing import Final, TypeVar
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
@@ -26,8 +25,7 @@ from worker.databases import Databases
 from worker.drivers.errors import CONNECTION_LOST, CredentialsRefused, StatementCancelled, StatementFailed, Unreachable
 from worker.intake import Intake, PutBack
 from worker.job import Rejected, Rules, genuine
-from worker.jobs import Job, Jobs
-from worker.keys import ServerKey
+from worker.jobs import Job
 from worker.outcome import surprise, wire_error
 from worker.surprise import log_surprise
 
@@ -84,38 +82,16 @@ def question(
 
 
 class Explainer:
-    """Answers questions, each in its caller's thread; safe to use from many. The arguments are those of `Runner`.
+    """Answers questions, each in its caller's thread; safe to use from many.
 
     `rules` gives the rules of now: the server may rename this agent.
     """
 
-    def __init__(
-        self,
-        api: AgentApi,
-        databases: Databases,
-        key: ServerKey,
-        rules: Callable[[], Rules],
-        *,
-        jobs: Jobs,
-        session: str,
-        closing: Event,
-        quiet: Event,
-        on_unauthorized: Callable[[], None],
-        on_forgotten: Callable[[], None],
-    ) -> None:
+    def __init__(self, api: AgentApi, databases: Databases, intake: Intake, rules: Callable[[], Rules]) -> None:
         self._api = api
         self._databases = databases
-        self._intake = Intake(
-            key,
-            jobs=jobs,
-            session=session,
-            closing=closing,
-            quiet=quiet,
-            on_unauthorized=on_unauthorized,
-            on_forgotten=on_forgotten,
-        )
+        self._intake = intake
         self._rules = rules
-        self._on_unauthorized = on_unauthorized
 
     def explain(self, explain_id: str, tag: str) -> None:
         """Take one message to its end. Raises `PutBack` when it is to be delivered again."""
@@ -180,7 +156,7 @@ class Explainer:
         try:
             patiently(send, stop=job.halt, what="report", limit_secs=max(0.0, until - time.monotonic()))
         except Unauthorized:
-            self._on_unauthorized()
+            self._intake.on_unauthorized()
         except DbwardError as e:
             log.warning("the plans were not taken: %s", e.message)
         else:

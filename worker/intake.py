@@ -45,8 +45,10 @@ def noticing(call: Callable[[], T], on_forgotten: Callable[[], None]) -> T:
 
 
 class Intake:
-    """`closing` says that no new job is taken, `quiet` that none is fetched any more either; safe to use from many
-    threads.
+    """What every kind of message goes through, and what all of them share; safe to use from many threads.
+
+    `closing` says that no new job is taken, `quiet` that none is fetched any more either. `on_unauthorized` is called
+    when the server does not accept the token any more, `on_forgotten` when it wants a report before the next claim.
     """
 
     def __init__(
@@ -65,7 +67,7 @@ class Intake:
         self._session = session
         self._closing = closing
         self._quiet = quiet
-        self._on_unauthorized = on_unauthorized
+        self.on_unauthorized = on_unauthorized
         self._on_forgotten = on_forgotten
 
     def take(self, job: Job, work: Callable[[], None], *, failure: str, **ids: str) -> None:
@@ -102,7 +104,7 @@ class Intake:
         except (Unavailable, RateLimited) as e:
             raise PutBack("the server was away while the agent stopped") from e
         except Unauthorized as e:
-            self._on_unauthorized()
+            self.on_unauthorized()
             raise PutBack("the token is not accepted any more") from e
         except DbwardError as e:
             # Not for this agent (403), or not understood: the server's delivery cap ends it if nobody can.

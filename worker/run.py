@@ -36,8 +36,7 @@ from worker.drivers.errors import (
 )
 from worker.intake import Intake, PutBack
 from worker.job import Plan, Rejected, Rules, plan
-from worker.jobs import Job, Jobs
-from worker.keys import ServerKey
+from worker.jobs import Job
 from worker.lease import Lease
 from worker.outcome import Ended
 from worker.schema_sync import may_change_schema
@@ -58,42 +57,25 @@ REPORT_PATIENCE_SECS: Final = 3600.0
 class Runner:
     """Runs executions, each in its caller's thread; safe to use from many.
 
-    `abandon` ends all waiting for a server that is away. `closing` says that no new job is taken,
-    `quiet` that none is fetched any more either.
-    `on_unauthorized` is called when the server does not accept the token any more, `on_forgotten` when it wants a
-    report before the next claim, `on_changed` when a job is over that may have changed the schema of its target.
+    `abandon` ends all waiting for a server that is away. `on_changed` is called when a job is over that may have
+    changed the schema of its target.
     """
 
     def __init__(
         self,
         api: AgentApi,
         databases: Databases,
-        key: ServerKey,
+        intake: Intake,
         rules: Rules,
         *,
-        jobs: Jobs,
-        session: str,
-        closing: Event,
-        quiet: Event,
         abandon: Event,
-        on_unauthorized: Callable[[], None],
-        on_forgotten: Callable[[], None],
         on_changed: Callable[[Target], None],
     ) -> None:
         self._api = api
         self._databases = databases
-        self._intake = Intake(
-            key,
-            jobs=jobs,
-            session=session,
-            closing=closing,
-            quiet=quiet,
-            on_unauthorized=on_unauthorized,
-            on_forgotten=on_forgotten,
-        )
+        self._intake = intake
         self._rules = rules
         self._abandon = abandon
-        self._on_unauthorized = on_unauthorized
         self._on_changed = on_changed
         self._spent: dict[str, datetime] = {}
         self._spent_lock = Lock()
@@ -166,7 +148,7 @@ class Runner:
         try:
             self._patiently(partial(self._api.release, job.execution_id, request), "release", stop=self._abandon)
         except Unauthorized:
-            self._on_unauthorized()
+            self._intake.on_unauthorized()
         except (Unavailable, RateLimited) as e:
             raise PutBack("the server was away while the agent stopped") from e
         except DbwardError as e:
@@ -189,7 +171,7 @@ class Runner:
             # Nothing was run, and nothing will be. If the server heard it all the same, it refuses the next claim.
             raise PutBack("the server was away while the agent stopped") from e
         except Unauthorized as e:
-            self._on_unauthorized()
+            self._intake.on_unauthorized()
             raise PutBack("the token is not accepted any more") from e
         except DbwardError as e:
             log.warning("execution not started: %s", e.message)
@@ -205,7 +187,7 @@ class Runner:
             checked.claim_id,
             lease_secs=checked.lease_secs,
             on_stop=job.stop,
-            on_unauthorized=self._on_unauthorized,
+            on_unauthorized=self._intake.on_unauthorized,
         )
         log.info("running %s on %s", checked.operation, checked.target)
         began = time.monotonic()
@@ -253,7 +235,7 @@ class Runner:
             try:
                 done = self._patiently(call, "report", stop=self._abandon, limit_secs=REPORT_PATIENCE_SECS)
             except Unauthorized:
-                self._on_unauthorized()
+                self._intake.on_unauthorized()
                 log.warning("outcome %s could not be reported", ended.outcome)
                 return
             except DbwardError as e:

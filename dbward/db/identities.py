@@ -8,6 +8,7 @@ from typing import Final
 
 from sqlalchemy import ColumnElement, Connection, delete, func, insert, or_, select, update
 
+from dbward import ids
 from dbward.db.engine import Tx
 from dbward.db.rows import TokenRow, UserRow, read
 from dbward.db.tables import agents, tokens, users
@@ -60,6 +61,35 @@ def is_agent(conn: Connection, subject_id: str) -> bool:
     has_token = select(tokens.c.id).where(tokens.c.subject_type == "agent", tokens.c.subject_id == subject_id)
     reported = select(agents.c.id).where(agents.c.subject_id == subject_id)
     return conn.execute(select(or_(has_token.exists(), reported.exists()))).scalar_one()
+
+
+def new_token(
+    plaintext: str,
+    *,
+    subject_type: str,
+    subject_id: str,
+    kind: str,
+    name: str | None,
+    ceiling: list[str] | None,
+    now: datetime,
+    scopes: list[list[str]] | None = None,
+    expires_at: datetime | None = None,
+) -> TokenRow:
+    """The row of a token made now; `add_token` stores it."""
+    return TokenRow(
+        id=ids.new_id(),
+        subject_type=subject_type,
+        subject_id=subject_id,
+        prefix=ids.token_prefix(plaintext),
+        hash=ids.token_hash(plaintext),
+        name=name,
+        kind=kind,
+        ceiling=ceiling,
+        scopes=scopes,
+        expires_at=expires_at,
+        created_at=now,
+        revoked_at=None,
+    )
 
 
 def add_token(tx: Tx, row: TokenRow) -> None:

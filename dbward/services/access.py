@@ -11,18 +11,20 @@ from dbward.runtime import Runtime
 from dbward.services.journal import record_refusal
 
 
-def require(rt: Runtime, who: Principal, needs: tuple[Permission, ...], *, action: str | None) -> None:
-    """Raise `Refused` unless one of `needs` is held in some role, whatever its scope.
+def check(who: Principal, *needs: Permission) -> None:
+    """Raise `Refused` unless one of `needs` is held in some role, whatever its scope."""
+    if not any(rbac.allowed(who, permission, None) for permission in needs):
+        raise Refused(f"this needs the permission {' or '.join(needs)}", hint="ask for a role that grants it")
 
-    `action` names what was to be changed: such a refusal goes on the record, and one to look does not.
-    """
-    if any(rbac.allowed(who, permission, None) for permission in needs):
-        return
-    listed = " or ".join(needs)
-    refusal = Refused(f"this needs the permission {listed}", hint="ask for a role that grants it")
-    if action is not None:
+
+def require(rt: Runtime, who: Principal, needs: tuple[Permission, ...], *, action: str) -> None:
+    """As `check`, for what changes something: a refusal goes on the record, where `action` names what was asked for."""
+    try:
+        check(who, *needs)
+    except Refused as e:
+        refusal = e
         rt.store.write(lambda tx: record_refusal(rt, tx, refusal, actor=who, request=None, action=action))
-    raise refusal
+        raise
 
 
 def check_acting(tx: Tx, who: Principal) -> None:

@@ -18,7 +18,7 @@ from dbward.domain import rbac
 from dbward.domain.model import Event, Permission, Principal, Target
 from dbward.errors import Invalid, Refused, Unavailable
 from dbward.runtime import Runtime
-from dbward.services import sight
+from dbward.services import access, sight
 from dbward.services.journal import record, record_refusal
 from dbward.services.views import View
 
@@ -136,8 +136,7 @@ def list_agents(rt: Runtime, who: Principal) -> View:
 
     What an agent works at is told without the id of a request that this person may not see.
     """
-    if (refusal := rbac.refuse(who, Permission.METRICS_VIEW, target=None, owner=None)) is not None:
-        raise refusal
+    access.check(who, Permission.METRICS_VIEW)
     now = rt.now()
     with rt.store.read() as conn:
         rows = agents.all_agents(conn)
@@ -217,8 +216,7 @@ def queue_hint(rows: Sequence[AgentRow], request: RequestRow, now: datetime) -> 
 
 def databases(rt: Runtime, who: Principal) -> View:
     """The registered targets that some role of this person covers. Raises `Refused`."""
-    if (refusal := rbac.refuse(who, Permission.REQUEST_VIEW, target=None, owner=None)) is not None:
-        raise refusal
+    access.check(who, Permission.REQUEST_VIEW)
     pairs = [t for t in rt.settings.policy.targets if rbac.allowed(who, Permission.REQUEST_VIEW, t)]
     return {"databases": [{"database": t.database, "environment": t.environment} for t in sorted(pairs)]}
 

@@ -56,19 +56,16 @@ def create_token(rt: Runtime, who: Principal, body: NewToken) -> View:
                 f"a person is called {body.subject_id}", code="subject.taken", hint="name the agent otherwise"
             )
         until = expires_at if for_agent else _not_after(tx, who, expires_at)
-        row = TokenRow(
-            id=ids.new_id(),
+        row = identities.new_token(
+            plaintext,
             subject_type=body.subject_type,
             subject_id=body.subject_id,
-            prefix=ids.token_prefix(plaintext),
-            hash=ids.token_hash(plaintext),
-            name=body.name,
             kind="issued",
+            name=body.name,
             ceiling=_ceiling(who, body, for_agent=for_agent),
+            now=now,
             scopes=scopes,
             expires_at=until,
-            created_at=now,
-            revoked_at=None,
         )
         identities.add_token(tx, row)
         facts = {"issued_by": who.subject, "issued_for": row.subject_id, "scope_ceiling": row.ceiling, "scopes": scopes}
@@ -138,8 +135,7 @@ def _scopes(body: NewToken) -> list[list[str]] | None:
 
 def list_tokens(rt: Runtime, who: Principal, wanted: TokenFilter) -> View:
     """Tokens without their text, expired ones among the active. Raises `Refused`."""
-    if (refusal := rbac.refuse(who, Permission.TOKEN_LIST, target=None, owner=None)) is not None:
-        raise refusal
+    access.check(who, Permission.TOKEN_LIST)
     revoked = None if wanted.status is None else wanted.status == "revoked"
     with rt.store.read() as conn:
         rows = identities.find_tokens(

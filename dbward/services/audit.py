@@ -13,7 +13,6 @@ from dbward import keys
 from dbward.client.shapes import AUDIT_COUNT_MAX, AUDIT_OFFSET_MAX, AUDIT_PAGE_MAX, AuditFilter, AuditMatch
 from dbward.db import audit
 from dbward.db.engine import Connection, Tx
-from dbward.domain import rbac
 from dbward.domain.audit import (
     AuditEvent,
     Break,
@@ -28,6 +27,7 @@ from dbward.domain.audit import (
 from dbward.domain.model import Event, Permission, Principal
 from dbward.errors import Invalid, RateLimited, Unavailable
 from dbward.runtime import Runtime
+from dbward.services import access
 from dbward.services.journal import record_info
 from dbward.services.views import View, check_time
 
@@ -47,7 +47,7 @@ class PurgedMeanwhile(Unavailable):
 
 def search(rt: Runtime, who: Principal, wanted: AuditFilter) -> View:
     """One page of events, newest first, with the number that match. Raises `Refused`, `Invalid`."""
-    require(who)
+    access.check(who, Permission.AUDIT_READ)
     matching = criteria(wanted, before_seq=wanted.before_seq)
     if wanted.offset > AUDIT_OFFSET_MAX:
         hint = "go on from the last event of a page with before_seq, or export"
@@ -63,12 +63,6 @@ def search(rt: Runtime, who: Principal, wanted: AuditFilter) -> View:
         "limit": limit,
         "offset": wanted.offset,
     }
-
-
-def require(who: Principal) -> None:
-    """Raise `Refused` unless this person may read the record."""
-    if (refusal := rbac.refuse(who, Permission.AUDIT_READ, target=None, owner=None)) is not None:
-        raise refusal
 
 
 def criteria(wanted: AuditMatch, *, before_seq: int | None = None) -> audit.Search:
@@ -116,7 +110,7 @@ def verify(rt: Runtime, who: Principal) -> View:
     What is appended meanwhile is not waited for, and nothing waits for this. One at a time in each server, for it
     keeps a core busy. Raises `Refused`, `RateLimited`, `PurgedMeanwhile`.
     """
-    require(who)
+    access.check(who, Permission.AUDIT_READ)
     if not rt.verifying.acquire(blocking=False):
         raise RateLimited("the record is being verified already", code="audit.verifying", hint="wait for that one")
     try:

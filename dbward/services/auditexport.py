@@ -15,9 +15,10 @@ from dbward.db import audit
 from dbward.db.audit import EVERYTHING
 from dbward.domain.audit import AuditEvent, Link
 from dbward.domain.auditfile import END, INCOMPLETE, START
-from dbward.domain.model import Event, Principal
+from dbward.domain.model import Event, Permission, Principal
 from dbward.runtime import Runtime
-from dbward.services.audit import criteria, require, walk
+from dbward.services import access
+from dbward.services.audit import criteria, walk
 from dbward.services.journal import record
 
 CSV_COLUMNS: Final = ("seq", *(field.name for field in fields(AuditEvent)), "event_hash", "chain_version")
@@ -32,7 +33,7 @@ def export(rt: Runtime, who: Principal, wanted: AuditExport) -> Iterator[bytes]:
     Everything is checked before the first chunk. When it cannot be finished, its last line says so and the iteration
     raises, which ends the connection without the mark of a complete answer. Raises `Refused`, `Invalid`.
     """
-    require(who)
+    access.check(who, Permission.AUDIT_READ)
     matching = criteria(wanted)
     said = wanted.model_dump(mode="json", include=set(AuditMatch.model_fields), exclude_none=True)
     metadata = {"format": wanted.format, "filters": said}

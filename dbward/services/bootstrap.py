@@ -21,7 +21,7 @@ from dbward.errors import Misconfigured
 from dbward.runtime import Runtime, open_runtime, utc_now
 from dbward.services import people
 from dbward.services.journal import record
-from dbward.services.sync import issue, sync, token_row
+from dbward.services.sync import issue, sync
 from dbward.settings.server import ServerSettings
 
 log = logging.getLogger(__name__)
@@ -126,8 +126,8 @@ def _bootstrap(rt: Runtime, *, force: bool) -> bool:
             deleted_at=None,
         )
         people.save(rt, tx, admin_user, before, actor=SYSTEM)
-        issue(rt, tx, token_row("user", "admin", admin, "bootstrap", _ADMIN_ROLES, now))
-        issue(rt, tx, token_row("agent", "agent", agent, "bootstrap", None, now))
+        issue(rt, tx, admin, "user", "admin", kind="bootstrap", ceiling=_ADMIN_ROLES)
+        issue(rt, tx, agent, "agent", "agent", kind="bootstrap", ceiling=None)
 
     rt.store.write(work)
     return True

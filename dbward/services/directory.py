@@ -14,13 +14,13 @@ from dbward.services.views import View
 
 def list_groups(rt: Runtime, who: Principal) -> View:
     """The groups of the configuration, and those that only an identity provider speaks of. Raises `Refused`."""
-    access.require(rt, who, READING, action=None)
+    access.check(who, *READING)
     return {"groups": sorted(_members(rt))}
 
 
 def show_group(rt: Runtime, who: Principal, name: str) -> View:
     """The ids of the members, suspended ones included, and the roles the group gives. Raises `Refused`, `Missing`."""
-    access.require(rt, who, READING, action=None)
+    access.check(who, *READING)
     members = _members(rt).get(name)
     if members is None:
         raise Missing(f"group {name}")
@@ -39,7 +39,7 @@ def _members(rt: Runtime) -> dict[str, list[str]]:
 
 def list_roles(rt: Runtime, who: Principal) -> View:
     """The built-in roles, then those of the configuration; and the one of whoever has none. Raises `Refused`."""
-    access.require(rt, who, (Permission.WORKFLOW_READ,), action=None)
+    access.check(who, Permission.WORKFLOW_READ)
     policy = rt.settings.policy
     return {
         "roles": [

@@ -6,7 +6,6 @@ from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
-from dbward import ids
 from dbward.db import identities, requests
 from dbward.db.engine import Tx
 from dbward.db.rows import TokenRow, UserRow
@@ -164,19 +163,14 @@ def refuse_last_admin(rt: Runtime, tx: Tx, before: UserRow, after: UserRow) -> I
 
 def issue_initial(rt: Runtime, tx: Tx, user: UserRow, plaintext: str, *, actor: Principal, event: Event) -> TokenRow:
     """The token a person begins with: its ceiling is the roles they have now, and stays that."""
-    token = TokenRow(
-        id=ids.new_id(),
+    token = identities.new_token(
+        plaintext,
         subject_type="user",
         subject_id=user.id,
-        prefix=ids.token_prefix(plaintext),
-        hash=ids.token_hash(plaintext),
-        name="initial",
         kind="initial",
+        name="initial",
         ceiling=[role.name for role in roles_of(rt, user)],
-        scopes=None,
-        expires_at=None,
-        created_at=rt.now(),
-        revoked_at=None,
+        now=rt.now(),
     )
     identities.add_token(tx, token)
     facts = {"issued_by": actor.subject, "issued_for": user.id, "scope_ceiling": token.ceiling}

@@ -25,6 +25,7 @@ from dbward.domain.names import parse_name, parse_operation
 from dbward.domain.notifications import NotificationPolicy
 from dbward.errors import Missing
 from dbward.runtime import Runtime
+from dbward.services import access
 from dbward.services.views import View
 from dbward.settings.server import ServerSettings
 
@@ -53,22 +54,17 @@ class Kind(StrEnum):
 
 def list_policies(rt: Runtime, who: Principal, kind: Kind) -> View:
     """Every policy of one kind, in the order of the configuration. Raises `Refused`."""
-    _require_read(who)
+    access.check(who, Permission.WORKFLOW_READ)
     return {kind: _views(rt.settings, kind)}
 
 
 def show(rt: Runtime, who: Principal, kind: Kind, policy_id: str) -> View:
     """The policy of this id. Raises `Refused`, `Missing`."""
-    _require_read(who)
+    access.check(who, Permission.WORKFLOW_READ)
     found = next((view for view in _views(rt.settings, kind) if view["id"] == policy_id), None)
     if found is None:
         raise Missing(f"{_KINDS[kind].word} {policy_id}")
     return found
-
-
-def _require_read(who: Principal) -> None:
-    if (refusal := rbac.refuse(who, Permission.WORKFLOW_READ, target=None, owner=None)) is not None:
-        raise refusal
 
 
 def _views(settings: ServerSettings, kind: Kind) -> list[View]:

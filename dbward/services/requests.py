@@ -314,8 +314,7 @@ def _created_view(row: RequestRow, waiting: list[str], *, replayed: bool) -> Vie
 
 def list_requests(rt: Runtime, who: Principal, wanted: RequestFilter) -> View:
     """One page of the requests this person may see, newest first. Raises `Refused`."""
-    if (refusal := rbac.refuse(who, Permission.REQUEST_VIEW, target=None, owner=None)) is not None:
-        raise refusal
+    access.check(who, Permission.REQUEST_VIEW)
     criteria = Criteria(
         status=wanted.status,
         user=wanted.user,
@@ -341,8 +340,7 @@ def show(rt: Runtime, who: Principal, request_id: str) -> View:
 
     Raises `Refused`, `Missing` (also for one they may not see), `Conflict` (ambiguous prefix).
     """
-    if (refusal := rbac.refuse(who, Permission.REQUEST_VIEW, target=None, owner=None)) is not None:
-        raise refusal
+    access.check(who, Permission.REQUEST_VIEW)
     with rt.store.read() as conn:
         row = sight.find(conn, who, request_id)
         given = requests.approvals_of(conn, row.id)

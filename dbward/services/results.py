@@ -12,13 +12,13 @@ from dbward.db import executions, requests
 from dbward.db.engine import Connection
 from dbward.db.requests import Criteria
 from dbward.db.rows import ExecutionRow, RequestRow, ResultRow
-from dbward.domain import policy, rbac
+from dbward.domain import policy
 from dbward.domain.model import Event, ExecutionStatus, Permission, Principal, Status
 from dbward.domain.names import parse_operation
 from dbward.domain.states import STREAM_TERMINAL
 from dbward.errors import Conflict, Gone, Missing, Refused
 from dbward.runtime import Runtime
-from dbward.services import sight
+from dbward.services import access, sight
 from dbward.services.journal import record
 from dbward.services.views import View, error_text, execution_item
 
@@ -191,8 +191,7 @@ def _lines(chunks: Iterator[bytes]) -> Iterator[bytes]:
 
 def list_executions(rt: Runtime, who: Principal, request_id: str, limit: int) -> View:
     """Every execution of a request, newest first. Raises `Missing`, `Refused`."""
-    if (refusal := rbac.refuse(who, Permission.REQUEST_VIEW, target=None, owner=None)) is not None:
-        raise refusal
+    access.check(who, Permission.REQUEST_VIEW)
     with rt.store.read() as conn:
         row = sight.find(conn, who, request_id)
         rows = executions.of_request(conn, row.id, limit=min(limit, PAGE_MAX))
@@ -215,8 +214,7 @@ def list_results(
 
     Raises `Refused`, `Invalid` (unknown operation).
     """
-    if (refusal := rbac.refuse(who, Permission.RESULT_VIEW, target=None, owner=None)) is not None:
-        raise refusal
+    access.check(who, Permission.RESULT_VIEW)
     criteria = Criteria(
         user=user,
         database=database,
@@ -261,8 +259,7 @@ def _readable(rt: Runtime, who: Principal, conn: Connection, asked: str) -> Requ
 
     Raises `Missing`, `Conflict` (several), and `Refused` for a request that they may look at without its result.
     """
-    if (refusal := rbac.refuse(who, Permission.RESULT_VIEW, target=None, owner=None)) is not None:
-        raise refusal
+    access.check(who, Permission.RESULT_VIEW)
     may_read = sight.read_by(rt, who)
     row = sight.find(conn, who, asked, may_read)
     if not requests.those_seen(conn, [row.id], may_read):

@@ -15,7 +15,7 @@ from dbward.broker import store as broker
 from dbward.broker.names import job_queue
 from dbward.db import identities, meta
 from dbward.db.engine import Tx
-from dbward.db.rows import TokenRow, UserRow
+from dbward.db.rows import UserRow
 from dbward.domain.model import SYSTEM, Event
 from dbward.errors import Misconfigured
 from dbward.runtime import Runtime
@@ -82,7 +82,7 @@ def _sync_users(rt: Runtime, tx: Tx) -> None:
             raise Misconfigured(f"[[auth.users]] {user.id}: {taken}", hint="use another id")
         people.save(rt, tx, _as_configured(user, before, now), before, actor=SYSTEM)
         if user.token is not None:
-            kept.add(_sync_token(rt, tx, user.id, user.token.reveal(), now))
+            kept.add(_sync_token(rt, tx, user.id, user.token.reveal()))
     for token in identities.of_kind(tx.conn, "config"):
         # Of a suspended user it is worth nothing, and good again when the user comes back with it.
         if token.revoked_at is None and token.hash not in kept and token.subject_id in wanted:
@@ -90,26 +90,19 @@ def _sync_users(rt: Runtime, tx: Tx) -> None:
             record(rt, tx, Event.TOKEN_REVOKED, actor=SYSTEM, resource=("token", token.id), reason=NOT_CONFIGURED)
 
 
-def token_row(
-    subject_type: str, subject_id: str, plaintext: str, kind: str, ceiling: list[str] | None, now: datetime
-) -> TokenRow:
-    return TokenRow(
-        id=ids.new_id(),
+def issue(
+    rt: Runtime, tx: Tx, plaintext: str, subject_type: str, subject_id: str, *, kind: str, ceiling: list[str] | None
+) -> None:
+    """Make a token that no person asked for: a first one, or one of the configuration."""
+    row = identities.new_token(
+        plaintext,
         subject_type=subject_type,
         subject_id=subject_id,
-        prefix=ids.token_prefix(plaintext),
-        hash=ids.token_hash(plaintext),
-        name=f"{kind}-{subject_id}",
         kind=kind,
+        name=f"{kind}-{subject_id}",
         ceiling=ceiling,
-        scopes=None,
-        expires_at=None,
-        created_at=now,
-        revoked_at=None,
+        now=rt.now(),
     )
-
-
-def issue(rt: Runtime, tx: Tx, row: TokenRow) -> None:
     identities.add_token(tx, row)
     facts = {
         "issued_by": SYSTEM.subject,
@@ -147,12 +140,12 @@ def _suspend(rt: Runtime, tx: Tx, user: UserRow) -> None:
     people.shut_out(rt, tx, user.id, kinds=people.OWN_TOKENS, actor=SYSTEM, reason=NOT_CONFIGURED)
 
 
-def _sync_token(rt: Runtime, tx: Tx, user_id: str, plaintext: str, now: datetime) -> str:
+def _sync_token(rt: Runtime, tx: Tx, user_id: str, plaintext: str) -> str:
     """Make sure the configured token is valid for the user; returns its hash."""
     digest = ids.token_hash(plaintext)
     existing = identities.token_by_hash(tx.conn, digest)
     if existing is None:
-        issue(rt, tx, token_row("user", user_id, plaintext, "config", None, now))
+        issue(rt, tx, plaintext, "user", user_id, kind="config", ceiling=None)
     elif existing.subject_id != user_id or existing.kind != "config" or existing.revoked_at is not None:
         raise Misconfigured(
             f"[[auth.users]] {user_id}: its token was revoked, or belongs to somebody else",

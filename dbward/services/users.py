@@ -32,7 +32,7 @@ _LISTS = frozenset({"roles", "add_roles", "rm_roles", "groups", "add_groups", "r
 
 def list_users(rt: Runtime, who: Principal) -> View:
     """Everybody who is not deleted, newest first. Raises `Refused`."""
-    access.require(rt, who, READING, action=None)
+    access.check(who, *READING)
     with rt.store.read() as conn:
         rows = identities.all_users(conn)
     return {"users": [_item(row) for row in rows]}

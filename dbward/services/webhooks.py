@@ -8,10 +8,10 @@ from urllib.parse import urlsplit, urlunsplit
 from dbward.client.shapes import OFFSET_MAX, PAGE_MAX, DeliveryFilter
 from dbward.db import deliveries
 from dbward.db.rows import DeliveryRow
-from dbward.domain import rbac
 from dbward.domain.model import Permission, Principal
 from dbward.errors import Conflict, Missing
 from dbward.runtime import Runtime
+from dbward.services import access
 from dbward.services.views import View
 from dbward.settings.server_features import Webhook
 
@@ -22,19 +22,19 @@ SECRET_SEGMENT = 20
 
 def list_webhooks(rt: Runtime, who: Principal) -> View:
     """Every configured webhook. Raises `Refused`."""
-    _require(who, Permission.WORKFLOW_READ)
+    access.check(who, Permission.WORKFLOW_READ)
     return {"webhooks": [_view(hook) for hook in rt.settings.features.webhooks]}
 
 
 def show(rt: Runtime, who: Principal, webhook_id: str) -> View:
     """Raises `Refused`, `Missing`."""
-    _require(who, Permission.WORKFLOW_READ)
+    access.check(who, Permission.WORKFLOW_READ)
     return _view(_find(rt, webhook_id))
 
 
 def try_out(rt: Runtime, who: Principal, webhook_id: str) -> NoReturn:
     """Raises `Refused`, `Missing`, and else `Conflict`: nothing calls webhooks in this version."""
-    _require(who, Permission.WEBHOOK_WRITE)
+    access.check(who, Permission.WEBHOOK_WRITE)
     _find(rt, webhook_id)
     raise Conflict(
         "this version calls no webhooks, so none can be tried out",
@@ -45,7 +45,7 @@ def try_out(rt: Runtime, who: Principal, webhook_id: str) -> NoReturn:
 
 def list_deliveries(rt: Runtime, who: Principal, wanted: DeliveryFilter) -> View:
     """One page of deliveries, newest first, with the number that match. Raises `Refused`."""
-    _require(who, Permission.METRICS_VIEW)
+    access.check(who, Permission.METRICS_VIEW)
     limit = min(wanted.limit, PAGE_MAX)
     with rt.store.read() as conn:
         rows, total = deliveries.page(
@@ -57,11 +57,6 @@ def list_deliveries(rt: Runtime, who: Principal, wanted: DeliveryFilter) -> View
         "limit": limit,
         "offset": wanted.offset,
     }
-
-
-def _require(who: Principal, permission: Permission) -> None:
-    if (refusal := rbac.refuse(who, permission, target=None, owner=None)) is not None:
-        raise refusal
 
 
 def _find(rt: Runtime, webhook_id: str) -> Webhook:

@@ -23,7 +23,7 @@ from dbward.domain.model import Operation, Target
 from worker.databases import Databases
 from worker.drivers import open_driver
 from worker.explain import Explainer, Question, question
-from worker.intake import PutBack
+from worker.intake import Intake, PutBack
 from worker.job import Rejected, Rules
 from worker.jobs import Jobs
 from worker.keys import ServerKey
@@ -172,11 +172,8 @@ def bench(sqlite_path: Path) -> Iterator[Bench]:
     jobs = Jobs(lambda: None)
     closing_, quiet, unauthorized = threading.Event(), threading.Event(), threading.Event()
     quiet.set()
-    explainer = Explainer(
-        api,
-        databases,
+    intake = Intake(
         ServerKey(api, KEY.public_key()),
-        lambda: RULES,
         jobs=jobs,
         session="session-1",
         closing=closing_,
@@ -184,6 +181,7 @@ def bench(sqlite_path: Path) -> Iterator[Bench]:
         on_unauthorized=unauthorized.set,
         on_forgotten=lambda: None,
     )
+    explainer = Explainer(api, databases, intake, lambda: RULES)
     yield Bench(far, explainer, jobs, closing_, unauthorized)
     databases.close()
     api.close()

@@ -22,7 +22,7 @@ from dbward.domain.model import Operation, Target
 from tests.worker.tiny_server import LOSE_ANSWER, NODE, TinyServer
 from worker.databases import Databases
 from worker.drivers import open_driver
-from worker.intake import PutBack
+from worker.intake import Intake, PutBack
 from worker.job import Rules
 from worker.jobs import Jobs
 from worker.keys import ServerKey
@@ -59,20 +59,17 @@ def bench(server: TinyServer, api: AgentApi, url: str) -> Iterator[Bench]:
     jobs = Jobs(lambda: None)
     closing, quiet, abandon, unauthorized, forgotten = (threading.Event() for _ in range(5))
     changed: list[Target] = []
-    runner = Runner(
-        api,
-        databases,
+    intake = Intake(
         ServerKey(api, server.key.public_key()),
-        Rules(NODE, {TARGET}, {Operation.EXECUTE_SELECT, DML}, timedelta(seconds=60)),
         jobs=jobs,
         session="session-1",
         closing=closing,
         quiet=quiet,
-        abandon=abandon,
         on_unauthorized=unauthorized.set,
         on_forgotten=forgotten.set,
-        on_changed=changed.append,
     )
+    rules = Rules(NODE, {TARGET}, {Operation.EXECUTE_SELECT, DML}, timedelta(seconds=60))
+    runner = Runner(api, databases, intake, rules, abandon=abandon, on_changed=changed.append)
     yield Bench(server, runner, jobs, databases, closing, quiet, abandon, unauthorized, forgotten, changed)
     abandon.set()
     databases.close()
