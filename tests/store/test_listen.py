@@ -93,7 +93,10 @@ def test_more_channels_than_one_message_holds(replicas):
 def test_everybody_is_woken_after_the_connection_was_lost(replicas, postgres_url):
     here, there = replicas
     with psycopg2.connect(postgres_url) as conn, conn.cursor() as cursor:
-        cursor.execute("SELECT pg_terminate_backend(pid, 10000) FROM pg_stat_activity WHERE query LIKE 'LISTEN %'")
+        cursor.execute(  # of this database: other tests share the server
+            "SELECT pg_terminate_backend(pid, 10000) FROM pg_stat_activity"
+            " WHERE query LIKE 'LISTEN %' AND datname = current_database()"
+        )
         assert cursor.rowcount == 2
     conn.close()
     assert here.next() == there.next() == WAKE_ALL
