@@ -12,7 +12,7 @@ from dbward.db import claimable
 from dbward.db.engine import Tx
 from dbward.db.requests import Criteria, matching
 from dbward.db.rows import ExecutionRow, RequestRow, ResultRow, read
-from dbward.db.tables import executions, requests, result_access, results
+from dbward.db.tables import executions, requests, results
 from dbward.db.visible import Condition
 from dbward.domain.model import ExecutionStatus
 
@@ -101,13 +101,10 @@ def count_completed(conn: Connection, request_id: str) -> int:
     return conn.execute(query).scalar_one()
 
 
-def add_result(tx: Tx, row: ResultRow, access: Sequence[str]) -> None:
-    """Record a stored result and who may read it; a repeated call replaces the first."""
+def add_result(tx: Tx, row: ResultRow) -> None:
+    """Record a stored result; a repeated call replaces the first."""
     tx.conn.execute(delete(results).where(results.c.execution_id == row.execution_id))
     tx.conn.execute(insert(results).values({name: getattr(row, name) for name in row.__slots__}))
-    if access:
-        selectors = [{"execution_id": row.execution_id, "selector": selector} for selector in dict.fromkeys(access)]
-        tx.conn.execute(insert(result_access), selectors)
 
 
 def result_of(conn: Connection, execution_id: str) -> ResultRow | None:

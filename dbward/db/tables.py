@@ -213,14 +213,6 @@ results = Table(
     Column("expires_at", Utc, nullable=False, index=True),
 )
 
-result_access = Table(
-    "result_access",
-    metadata,
-    Column("execution_id", ForeignKey("results.execution_id", ondelete="CASCADE"), primary_key=True),
-    Column("selector", String(160), primary_key=True),
-    Index("ix_result_access_selector", "selector"),
-)
-
 agents = Table(
     "agents",
     metadata,

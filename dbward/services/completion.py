@@ -212,8 +212,7 @@ def _keep_result(
         stored_at=now,
         expires_at=now + (LIVE_RETENTION if live_only else retention),
     )
-    access = [] if live_only else [*request.share_with, *(str(selector) for selector in rule.access)]
-    executions.add_result(tx, row, access)
+    executions.add_result(tx, row)
 
 
 def lose(rt: Runtime, tx: Tx, execution: ExecutionRow) -> None:
