@@ -60,10 +60,6 @@ class Malformed(Invalid):
     code = "request.malformed"
 
 
-class UnknownRoute(Missing):
-    code = "route.not_found"
-
-
 def register(app: Flask) -> None:
     """Answer every exception of `app` in the one shape."""
     app.register_error_handler(DbwardError, _expected)

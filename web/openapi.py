@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from inspect import cleandoc
-from typing import Any
+from typing import Any, TypeVar
 
 from flask import Flask
 from pydantic import BaseModel
@@ -20,10 +20,10 @@ from web.endpoint import Answer, Endpoint, Media, declared_by
 from web.examples import example
 
 Json = dict[str, Any]
+T = TypeVar("T")
 Names = Mapping[Any, str]
 """What each model is called in the document."""
 
-_KEPT = "dbward.openapi"
 _REF = "#/components/schemas/{model}"
 _QUALIFIED = re.compile(r"(?:\w+?__)+?(?P<module>\w+?)__(?P<name>[A-Z]\w*)")
 _PATH_PARAMETER = re.compile(r"<(?:[^:<>]+:)?(?P<name>\w+)>")
@@ -267,10 +267,15 @@ def _answer(status: int, answer: Answer, names: Names) -> Json:
 
 
 def of(app: Flask) -> Json:
-    """The document of a running application, made at the first need."""
-    made: Json | None = app.extensions.get(_KEPT)
-    if made is None:
-        made = app.extensions[_KEPT] = document(app)
+    """The document of a running application."""
+    return once(app, "dbward.openapi", lambda: document(app))
+
+
+def once(app: Flask, key: str, make: Callable[[], T]) -> T:
+    """What `make` returns, made at the first need and kept: it depends on nothing but the routes."""
+    if key not in app.extensions:
+        app.extensions[key] = make()
+    made: T = app.extensions[key]
     return made
 
 

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from flask import Blueprint, Response, current_app, render_template
+from pydantic_core import to_json
 
-from web import guard, json, openapi
+from web import guard, openapi
 from web.endpoint import Media, endpoint
 
 bp = Blueprint("docs", __name__, url_prefix="/api", template_folder="templates")
@@ -18,15 +19,19 @@ PAGE_POLICY = (
 @bp.get("/openapi.json")
 @endpoint("This API in OpenAPI 3.1", answers={200: Media("application/json")})
 def described() -> Response:
-    return json.reply(openapi.of(current_app))
+    text = openapi.once(current_app, "dbward.openapi.text", lambda: to_json(openapi.of(current_app)) + b"\n")
+    return Response(text, mimetype="application/json")
 
 
 @bp.get("/docs")
 @endpoint("This API as a page to read", answers={200: Media("text/html")})
 def page() -> Response:
     """Made here, with nothing from any other host and no script."""
-    found = openapi.of(current_app)
-    html = render_template("api.html.jinja", api=found, groups=openapi.grouped(found))
-    response = Response(html, mimetype="text/html")
+    response = Response(openapi.once(current_app, "dbward.openapi.page", _page), mimetype="text/html")
     response.headers["Content-Security-Policy"] = PAGE_POLICY
     return response
+
+
+def _page() -> str:
+    found = openapi.of(current_app)
+    return render_template("api.html.jinja", api=found, groups=openapi.grouped(found))
