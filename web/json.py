@@ -27,9 +27,12 @@ class ApiJson(JSONProvider):
         return from_json(s, allow_inf_nan=False)
 
 
-def reply(value: Any, status: int = 200) -> Response:
-    """A JSON answer made of dicts, lists, models and times."""
-    return Response(to_json(value) + b"\n", status, mimetype="application/json")
+def reply(value: Any, status: int = 200, *, secret: bool = False) -> Response:
+    """A JSON answer made of dicts, lists, models and times. What is `secret` is kept by nothing on its way."""
+    response = Response(to_json(value) + b"\n", status, mimetype="application/json")
+    if secret:
+        response.headers["Cache-Control"] = "no-store"
+    return response
 
 
 def body(model: type[M], *, optional: bool = False) -> M:

@@ -151,12 +151,17 @@ def test_somebody_without_a_role_is_told_so_and_comes_in_once_there_is_one(farm:
     assert ben.run("whoami")["error"]["code"] == "unauthorized"
 
 
+def begun(who: Desk) -> tuple[subprocess.Popen[str], str]:
+    """A login that waits for its browser, and the address to open in it."""
+    program = who.start("login", "--no-browser")
+    assert program.stderr is not None
+    return program, next(line.strip() for line in program.stderr if line.startswith("http"))
+
+
 def test_the_answer_must_be_the_one_that_is_waited_for(farm: Farm) -> None:
     provider = oidc.start(farm)
     ann = desk(farm, serve(farm, provider), provider)
-    program = ann.start("login", "--no-browser")
-    assert program.stderr is not None
-    address = next(line.strip() for line in program.stderr if line.startswith("http"))
+    program, address = begun(ann)
     query = dict(httpx2.URL(address).params)
     back = query["redirect_uri"]
     assert re.fullmatch(r"http://127\.0\.0\.1:\d+/callback", back)
@@ -182,9 +187,7 @@ def test_the_answer_must_be_the_one_that_is_waited_for(farm: Farm) -> None:
 def test_a_stolen_code_is_of_no_use(farm: Farm) -> None:
     provider = oidc.start(farm)
     ann = desk(farm, serve(farm, provider), provider)
-    program = ann.start("login", "--no-browser")
-    assert program.stderr is not None
-    address = next(line.strip() for line in program.stderr if line.startswith("http"))
+    program, address = begun(ann)
     query = dict(httpx2.URL(address).params)
     good = {"state": query["state"], "code": "of-another-attempt", "iss": provider.issuer}
     assert httpx2.get(query["redirect_uri"], params=good).status_code == 200

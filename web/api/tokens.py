@@ -25,9 +25,7 @@ bp.before_request(guard.require_user)
 )
 def create(body: NewToken) -> Response:
     """The token's text is in this answer and never again."""
-    response = json.reply(api_tokens.create_token(guard.runtime(), guard.principal(), body), 201)
-    response.headers["Cache-Control"] = "no-store"
-    return response
+    return json.reply(api_tokens.create_token(guard.runtime(), guard.principal(), body), 201, secret=True)
 
 
 @bp.get("")

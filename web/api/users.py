@@ -31,7 +31,7 @@ def list_() -> Response:
 )
 def create(body: NewUser) -> Response:
     """Any role may be given, `admin` included. The token's text is in this answer and never again."""
-    return _secret(json.reply(users.create_user(guard.runtime(), guard.principal(), body), 201))
+    return json.reply(users.create_user(guard.runtime(), guard.principal(), body), 201, secret=True)
 
 
 @bp.get("/<user_id>")
@@ -103,9 +103,4 @@ def delete(user_id: str, body: WithReason) -> Response:
 )
 def reissue(user_id: str) -> Response:
     """The old one is revoked. The token's text is in this answer and never again."""
-    return _secret(json.reply(user_access.reissue_initial_token(guard.runtime(), guard.principal(), user_id)))
-
-
-def _secret(response: Response) -> Response:
-    response.headers["Cache-Control"] = "no-store"
-    return response
+    return json.reply(user_access.reissue_initial_token(guard.runtime(), guard.principal(), user_id), secret=True)
