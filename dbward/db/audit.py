@@ -97,8 +97,8 @@ def page(conn: Connection, wanted: Search, *, after: int, upto: int) -> list[Lin
     """The next rows in order with `after` < seq <= `upto`, empty when there are none: at most 1000, and about
     4 MB, however long the SQL on record is; but one at least.
     """
-    condition = and_(*_conditions(wanted), _seq > after, _seq <= upto)
-    sizes = conn.execute(select(_seq, _SIZE).where(condition).order_by(_seq).limit(PAGE_ROWS)).all()
+    matching = and_(*_conditions(wanted, after=after))
+    sizes = conn.execute(select(_seq, _SIZE).where(matching, _seq <= upto).order_by(_seq).limit(PAGE_ROWS)).all()
     if not sizes:
         return []
     last, total = sizes[0].seq, 0
@@ -107,7 +107,7 @@ def page(conn: Connection, wanted: Search, *, after: int, upto: int) -> list[Lin
         if total > PAGE_BYTES and seq != sizes[0].seq:
             break
         last = seq
-    rows = conn.execute(select(*_LINK_COLUMNS).where(condition, _seq <= last).order_by(_seq))
+    rows = conn.execute(select(*_LINK_COLUMNS).where(matching, _seq <= last).order_by(_seq))
     return [_link(row) for row in rows]
 
 
@@ -150,8 +150,8 @@ def count(conn: Connection, wanted: Search, *, most: int) -> int:
     return conn.execute(select(func.count()).select_from(found)).scalar_one()
 
 
-def _conditions(wanted: Search) -> Iterator[ColumnElement[bool]]:
-    yield _seq > 0
+def _conditions(wanted: Search, *, after: int = 0) -> Iterator[ColumnElement[bool]]:
+    yield _seq > after  # one bound alone: of two, SQLite may take the wider and read on from there
     for name, value in wanted.equal.items():
         yield audit_events.c[name] == value
     if wanted.since is not None:

@@ -83,6 +83,32 @@ def test_pages_fit_together(world: World, monkeypatch: pytest.MonkeyPatch) -> No
     assert [event["seq"] for event in exported(world)][: len(found)] == [event["seq"] for event in found]
 
 
+def test_a_page_costs_the_same_wherever_it_is(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Counted in steps of SQLite's machine: a page that is far from both ends reads no row but its own."""
+    if world.rt.store.dialect != "sqlite":
+        pytest.skip("PostgreSQL does not count its steps")
+    monkeypatch.setattr(rows, "PAGE_ROWS", 10)
+    write(world, 5000)
+
+    def steps(after: int, upto: int) -> int:
+        counted = 0
+
+        def count() -> int:
+            nonlocal counted
+            counted += 1
+            return 0
+
+        with world.rt.store.read() as conn:
+            driver = conn.connection.driver_connection
+            driver.set_progress_handler(count, 1)
+            found = rows.page(conn, rows.EVERYTHING, after=after, upto=upto)
+            driver.set_progress_handler(None, 1)
+        assert [link.seq for link in found] == list(range(after + 1, after + 11))
+        return counted
+
+    assert steps(after=2500, upto=5000) <= steps(after=0, upto=10) * 1.1
+
+
 def test_a_page_is_short_where_the_rows_are_long(world: World) -> None:
     write(world, 20, reason="x" * 2**20)
     with world.rt.store.read() as conn:
