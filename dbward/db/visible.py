@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 from sqlalchemy import ColumnElement, and_, case, exists, false, func, or_, true
@@ -41,6 +42,7 @@ class Visibility:
     selectors: tuple[str, ...]
 
 
+@lru_cache(maxsize=1024)  # built anew for each call, it would take longer than the query
 def viewable(sees: Visibility) -> Condition:
     """Requests a person may look at: their own, those waiting for their decision, and those they decided."""
     theirs = or_(requests.c.requester == sees.subject, awaiting(sees.selectors), decided_by(sees.subject))
