@@ -80,6 +80,8 @@ def reload(app: App, server_config: Path, pid: int | None, timeout: float) -> Ou
     from dbward import signalling
     from dbward.settings.server import read_state_dir
 
+    if app.options.get("config"):
+        raise click.UsageError("--config is the file of clients: name the server's with --server-config")
     state_dir = read_state_dir(app.env.cwd / server_config, app.env.variables)
     said = signalling.ask(state_dir, pid or signalling.running(state_dir), timeout)
     if said is None:

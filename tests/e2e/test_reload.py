@@ -158,3 +158,9 @@ def test_a_file_without_its_place_is_a_mistake(farm: Farm, tmp_path: Path):
     command = farm.spawn("reload", [*DBWARD, "server", "reload", "--server-config", str(empty)])
     assert command.wait(60) == 1
     assert "state_dir" in command.log()
+
+
+def test_the_file_of_clients_is_not_taken_for_the_servers(farm: Farm, tmp_path: Path):
+    command = farm.spawn("reload", [*DBWARD, "server", "reload", "--config", str(tmp_path / "server.toml")])
+    assert command.wait(60) == 2
+    assert "--server-config" in command.log()
