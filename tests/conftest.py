@@ -9,7 +9,7 @@ from typing import Literal
 
 import pytest
 
-from tests.support import services
+from tests.support import migrated, services
 from tests.support.processes import Farm
 
 _session: services.Session | None = None
@@ -53,15 +53,25 @@ def free_port() -> int:
 
 @dataclass(frozen=True, slots=True)
 class State:
-    """A fresh, empty place for the server's state. `url` is what `[state] url` takes."""
+    """A place of the test's own for the server's state. `url` is what `[state] url` takes."""
 
     dialect: Literal["sqlite", "postgresql"]
     url: str
 
 
 @pytest.fixture(params=["sqlite", "postgresql"])
-def state(request: pytest.FixtureRequest, tmp_path: Path) -> State:
-    """Both kinds of state store: a test that takes it runs on each."""
+def state(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[State]:
+    """Both kinds of state store, with today's tables in them: a test that takes it runs on each."""
+    if request.param == "sqlite":
+        yield State("sqlite", migrated.sqlite_copy(tmp_path / "state.db"))
+    else:
+        with migrated.postgres_copy() as url:
+            yield State("postgresql", url)
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def empty_state(request: pytest.FixtureRequest, tmp_path: Path) -> State:
+    """As `state`, with nothing in it."""
     if request.param == "sqlite":
         return State("sqlite", f"sqlite:///{tmp_path / 'state.db'}")
     return State("postgresql", request.getfixturevalue("postgres_url"))

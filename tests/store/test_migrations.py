@@ -30,6 +30,11 @@ HEAD = ScriptDirectory(str(SCHEMA)).get_current_head()
 REPOSITORY = Path(__file__).parents[2]
 
 
+@pytest.fixture
+def settings(empty_state: State) -> StateSettings:
+    return settings_for(empty_state.url)
+
+
 def plain(index: Any) -> str:
     options = {key: str(value) for key, value in index.pop("dialect_options", {}).items()}
     return f"{index} {options}"
@@ -73,15 +78,17 @@ def test_migrations_arrive_at_the_tables(settings: StateSettings):
     engine.dispose()
 
 
-def test_migrations_make_what_the_tables_say_to_the_letter(state: State, settings: StateSettings, tmp_path, request):
+def test_migrations_make_what_the_tables_say_to_the_letter(
+    empty_state: State, settings: StateSettings, tmp_path, request
+):
     """Also what Alembic does not compare: checks, names of constraints, partial indexes, actions of foreign keys."""
     migrate(settings)
-    migrated = describe(state.url)
-    if state.dialect == "sqlite":
+    migrated = describe(empty_state.url)
+    if empty_state.dialect == "sqlite":
         other = f"sqlite:///{tmp_path / 'other.db'}"
         engine = create_engine(other)
     else:
-        other = state.url
+        other = empty_state.url
         engine = create_engine(other.replace("postgresql://", "postgresql+psycopg2://"))
         metadata.drop_all(engine)
     metadata.create_all(engine)

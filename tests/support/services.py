@@ -82,7 +82,7 @@ def run_dir() -> Path:
 
 def postgres_admin_url() -> str:
     """URL of a login that may create databases. Starts the server at the first call of the session."""
-    return os.environ.get(POSTGRES_URL) or _shared("postgres", _start_postgres)
+    return os.environ.get(POSTGRES_URL) or shared("postgres", _start_postgres)
 
 
 def find_postgres() -> Path:
@@ -141,16 +141,24 @@ def _ping_postgres(url: str) -> None:
     psycopg.connect(url, connect_timeout=5).close()
 
 
+def make_postgres(name: str, template: str = "template0") -> str:
+    """URL of a new database, a copy of `template`."""
+    import psycopg
+
+    admin = postgres_admin_url()
+    with psycopg.connect(admin, autocommit=True) as connection:
+        connection.execute(f"CREATE DATABASE {name} TEMPLATE {template}")
+    return _with_database(admin, name)
+
+
 @contextmanager
-def fresh_postgres() -> Iterator[str]:
-    """URL of a new, empty database; dropped at the end with whoever is still connected."""
+def fresh_postgres(template: str = "template0") -> Iterator[str]:
+    """URL of a new database, empty unless `template` is not; dropped at the end with whoever is still connected."""
     import psycopg
 
     admin = postgres_admin_url()
     name = f"t_{secrets.token_hex(6)}"
-    with psycopg.connect(admin, autocommit=True) as connection:
-        connection.execute(f"CREATE DATABASE {name} TEMPLATE template0")
-    yield _with_database(admin, name)
+    yield make_postgres(name, template)
     with psycopg.connect(admin, autocommit=True) as connection:
         connection.execute(f"DROP DATABASE IF EXISTS {name} WITH (FORCE)")
 
@@ -167,7 +175,7 @@ def own_postgres() -> Iterator[str]:
 
 def mariadb_admin_url() -> str:
     """URL of a login that may create databases. Starts the server at the first call of the session."""
-    return os.environ.get(MARIADB_URL) or _shared("mariadb", _start_mariadb)
+    return os.environ.get(MARIADB_URL) or shared("mariadb", _start_mariadb)
 
 
 def find_mariadb() -> tuple[Path, Path]:
@@ -279,8 +287,8 @@ def _end_sessions(cursor: object, database: str) -> None:
 # --- starting, once ---------------------------------------------------------------------------------------------------
 
 
-def _shared(name: str, start: Callable[[Path], str]) -> str:
-    """The URL of the session's server, started by whoever comes first while the others wait."""
+def shared(name: str, start: Callable[[Path], str]) -> str:
+    """What `start` says (a server's URL) of the one thing of this name in the session, made by whoever comes first."""
     home = run_dir() / name
     with (run_dir() / f"{name}.lock").open("a") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
