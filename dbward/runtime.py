@@ -12,7 +12,7 @@ from dbward.allowance import Allowances, Places
 from dbward.broker.publish import Publisher
 from dbward.broker.wake import EVERYBODY, Hub
 from dbward.db import identities
-from dbward.db.engine import Store, open_store
+from dbward.db.engine import Store, end_process, open_store
 from dbward.errors import Misconfigured
 from dbward.identity.keys import ProviderKeys
 from dbward.keys import Keys
@@ -97,8 +97,16 @@ def utc_now() -> datetime:
     return datetime.now(UTC)
 
 
-def open_runtime(settings: ServerSettings, *, now: Callable[[], datetime] = utc_now) -> Runtime:
-    """Open everything `prepare` has laid out. The database is open from here on: never call this before a fork."""
+def open_runtime(
+    settings: ServerSettings,
+    *,
+    now: Callable[[], datetime] = utc_now,
+    on_fatal: Callable[[BaseException], None] = end_process,
+) -> Runtime:
+    """Open everything `prepare` has laid out. The database is open from here on: never call this before a fork.
+
+    `on_fatal` is called when a SQLite file can no longer be trusted.
+    """
     if settings.results.backend != "local":
         raise Misconfigured(
             "result_storage.backend: only `local` is available in this version", code="result_store.unsupported"
@@ -114,7 +122,12 @@ def open_runtime(settings: ServerSettings, *, now: Callable[[], datetime] = utc_
         hub.fire(channels)
 
     metrics = Metrics(settings.policy.targets)
-    store = open_store(settings.state, on_wake=wake, on_moved=lambda row: metrics.request_moved(row.status, row.target))
+    store = open_store(
+        settings.state,
+        on_wake=wake,
+        on_moved=lambda row: metrics.request_moved(row.status, row.target),
+        on_fatal=on_fatal,
+    )
 
     def close() -> None:
         hub.close()

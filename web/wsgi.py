@@ -9,22 +9,20 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
-import select
 import signal
 import socket
-import struct
 import sys
 import threading
 from collections.abc import Callable
 from functools import partial
-from time import monotonic
-from typing import Any
+from types import FrameType
+from typing import Any, NoReturn
 
-from gunicorn import arbiter, glogging, util
+from gunicorn import arbiter, glogging
 from gunicorn.app.base import BaseApplication
-from gunicorn.http import errors as http
 
 from dbward import VERSION, logs, signalling
+from dbward.db import connect
 from dbward.db.lock import StateLock
 from dbward.errors import DbwardError, Misconfigured
 from dbward.identity import oidc
@@ -35,9 +33,10 @@ from dbward.services.housekeeping import Housekeeper
 from dbward.services.reload import Reloader
 from dbward.settings.server import ServerSettings
 from web.apart import ChildDied, in_child
-from web.app import VERSION_HEADER, create_app
-from web.errors import HTTP_CODES
-from web.front import LINGER_SECS, WAITING_MAX, HeadFirst
+from web.app import create_app
+from web.front import WAITING_MAX
+from web.serving import Serving
+from web.waiting import answering
 
 log = logging.getLogger("dbward.server")
 
@@ -47,22 +46,6 @@ SPARE_CONNECTIONS = 1000
 KEEP_ALIVE_SECS = 75
 """Longer than any poll's wait, so that an agent's connection lives from one poll to the next."""
 HEARTBEAT_SECS = 120
-CLOSE_SECS = 1.0
-"""How long a closed connection waits for its peer to have read everything."""
-CLOSE_MAX_BYTES = 64 * 1024 * 1024
-"""How much of what such a peer still sends is read meanwhile: left unread, it may cost the peer our answer."""
-STALL_SECS = 60
-"""How long a peer may neither send nor take a byte of what is being transferred, before its thread is given up."""
-
-_STALL = struct.pack("ll", STALL_SECS, 0)  # a struct timeval
-
-_PARSE_ERRORS: tuple[tuple[type[Exception], int], ...] = (
-    (http.LimitRequestLine, 414),
-    (http.LimitRequestHeaders, 431),
-    (http.ExpectationFailed, 417),
-    (http.UnsupportedTransferCoding, 501),
-    (http.ParseException, 400),
-)
 
 
 def serve(
@@ -72,25 +55,54 @@ def serve(
 
     `load` reads the settings again, for a reload.
     """
-    listener = bind(*listen)
-    with StateLock(settings.state_dir, settings.state.lock_wait):
-        try:
-            made = in_child(partial(bootstrap.prepare, settings, force_bootstrap=force_bootstrap))
-        except (OSError, ChildDied) as e:
-            raise Misconfigured(f"the state cannot be prepared: {e}", code="state_dir_unusable") from e
-        if made:
-            where = settings.state_dir
-            sys.stderr.write(
-                f"[init] bootstrap tokens written to {where / bootstrap.ADMIN_TOKEN}, {where / bootstrap.AGENT_TOKEN}\n"
-            )
-        try:
-            return _run(Server(settings, load, listener))
-        finally:
-            signalling.remove_pid(settings.state_dir)
+    app = Server(settings, load, bind(*listen))
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, _stop)
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)  # there is nothing yet that could read its settings again
+    lock = StateLock(settings.state_dir)
+    with answering(app) as say:
+        _own(lock, settings, lambda: say("waiting"))
+        say("starting")
+        made = _prepare(settings, force_bootstrap=force_bootstrap)
+    if made:
+        where = settings.state_dir
+        sys.stderr.write(
+            f"[init] bootstrap tokens written to {where / bootstrap.ADMIN_TOKEN}, {where / bootstrap.AGENT_TOKEN}\n"
+        )
+    try:
+        return _run(app)
+    finally:
+        signalling.remove_pid(settings.state_dir)
+        lock.release()
+
+
+def _stop(_number: int, _frame: FrameType | None) -> None:
+    """Until gunicorn hears the signals: process 1 of a container would ignore those that it does not handle."""
+    sys.exit(0)
+
+
+def _own(lock: StateLock, settings: ServerSettings, on_wait: Callable[[], None]) -> None:
+    """Become the one server on this state. Raises Misconfigured."""
+    for doubt in connect.check_filesystem(settings.state):
+        log.warning(doubt)
+    wait = connect.patience(settings.state, settings.state_dir)
+
+    def waiting(whose: str) -> None:
+        log.warning("%s; waiting up to %d seconds for it to let go", whose, wait.total_seconds())
+        on_wait()
+
+    lock.acquire(wait, waiting)
+
+
+def _prepare(settings: ServerSettings, *, force_bootstrap: bool) -> bool:
+    try:
+        return in_child(partial(bootstrap.prepare, settings, force_bootstrap=force_bootstrap))
+    except (OSError, ChildDied) as e:
+        raise Misconfigured(f"the state cannot be prepared: {e}", code="state_dir_unusable") from e
 
 
 def bind(host: str, port: int) -> socket.socket:
-    """A socket bound but not yet listening: until the server is up, clients are refused and not left waiting."""
+    """A socket bound but not yet listening: until somebody answers, clients are refused and not left waiting."""
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     sock = socket.socket(family, socket.SOCK_STREAM)
     sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -197,7 +209,7 @@ class Log(glogging.Logger):  # type: ignore[misc]  # gunicorn carries no types
         self.error_log.addFilter(_worth_a_line)
 
 
-class Worker(HeadFirst):
+class Worker(Serving):
     """The process that serves: opens the runtime, answers, drains."""
 
     current: Current | None = None
@@ -219,7 +231,7 @@ class Worker(HeadFirst):
 
     def load_wsgi(self) -> None:
         try:
-            self.current = Current(open_runtime(self.app.settings))
+            self.current = Current(open_runtime(self.app.settings, on_fatal=_end_server))
             self.settings_reloader = Reloader(
                 self.current,
                 self.app.load,
@@ -271,54 +283,6 @@ class Worker(HeadFirst):
         if self.current is not None:
             self.current.get().hub.close()
 
-    def set_accept_enabled(self, enabled: bool) -> None:  # noqa: FBT001 - gunicorn's signature
-        """On the way out, answer whoever is already connected, then refuse instead of letting clients wait."""
-        stopping = not enabled and not self.alive
-        if stopping:
-            for listener in self.sockets:
-                ready = select.poll()
-                ready.register(listener.fileno(), select.POLLIN)
-                for _ in range(self.cfg.backlog):  # clients that never stop to connect must not keep us here
-                    if not ready.poll(0):
-                        break
-                    self.accept(listener)
-        super().set_accept_enabled(enabled)
-        if stopping:
-            for listener in self.sockets:
-                listener.close()
-
-    def handle(self, conn: Any) -> Any:
-        """Serve one request, and close the connection here when it ends: gunicorn would do so in its accept loop.
-
-        A graceful close waits for the peer; in the loop, everybody else would wait with it.
-        """
-        for option in (socket.SO_RCVTIMEO, socket.SO_SNDTIMEO):
-            with contextlib.suppress(OSError):
-                conn.sock.setsockopt(socket.SOL_SOCKET, option, _STALL)
-        keep = super().handle(conn)
-        if keep is False:
-            with contextlib.suppress(OSError):
-                secs = CLOSE_SECS if self.alive else LINGER_SECS
-                util.close_graceful(conn.sock, timeout=secs, max_drain=CLOSE_MAX_BYTES)
-            conn.close = _closed_already
-        return keep
-
-    def finish_request(self, conn: Any, fs: Any) -> None:
-        super().finish_request(conn, fs)
-        if not self.alive:
-            self._cap_keepalive(monotonic() + LINGER_SECS)
-
-    def _cap_keepalive(self, deadline: float) -> None:
-        super()._cap_keepalive(min(deadline, monotonic() + LINGER_SECS))
-
-    def handle_error(self, req: Any, client: socket.socket, addr: Any, exc: Exception) -> None:  # noqa: ARG002
-        """What is not HTTP is refused in the shape of every other error."""
-        status = next((status for kind, status in _PARSE_ERRORS if isinstance(exc, kind)), 500)
-        if status == 500:
-            log.error("connection failed", exc_info=exc)
-        with contextlib.suppress(OSError):
-            client.sendall(_raw_error(status))
-
     def _listen_to_master(self) -> None:
         """Reload when it says so. Leave at once when it is killed: a new server needs the lock, the port and the
         database.
@@ -343,6 +307,14 @@ class Worker(HeadFirst):
         sys.stdout.flush()
 
 
+def _end_server(_error: BaseException) -> NoReturn:
+    """The state is not ours any more, or broken: the master must not put a new worker on it, but end as well.
+
+    Whoever starts servers here starts another, which begins by waiting for the state.
+    """
+    os._exit(arbiter.Arbiter.WORKER_BOOT_ERROR)
+
+
 def pin_to_one_cpu() -> None:
     """Keep all threads on one CPU: handing the interpreter lock between CPUs costs more than it gains.
 
@@ -359,18 +331,3 @@ def _worth_a_line(record: logging.LogRecord) -> bool:
     if isinstance(record.args, tuple) and arbiter.Arbiter.WORKER_BOOT_ERROR in record.args:
         return False
     return not (record.exc_info and isinstance(record.exc_info[1], BlockingIOError))
-
-
-def _closed_already(graceful: bool = False) -> None:  # noqa: FBT001, FBT002, ARG001 - gunicorn's signature
-    return
-
-
-def _raw_error(status: int) -> bytes:
-    text = "the request is not valid HTTP" if status < 500 else "the server failed to answer; its log says why"
-    code = HTTP_CODES.get(status, f"http.{status}") if status != 500 else DbwardError.code
-    body = f'{{"error":"{text}","code":"{code}","hint":null}}\n'.encode()
-    head = (
-        f"HTTP/1.1 {status} {'Bad Request' if status < 500 else 'Error'}\r\nConnection: close\r\n"
-        f"{VERSION_HEADER}: {VERSION}\r\nContent-Type: application/json\r\nContent-Length: {len(body)}\r\n\r\n"
-    )
-    return head.encode() + body

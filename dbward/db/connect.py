@@ -11,6 +11,7 @@ import sqlite3
 import time
 from collections.abc import Callable
 from contextlib import suppress
+from datetime import timedelta
 from pathlib import Path
 from typing import Any, Final
 from urllib.parse import quote
@@ -22,7 +23,7 @@ from sqlalchemy.exc import ArgumentError, DBAPIError, InterfaceError, Operationa
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlalchemy.pool import QueuePool
 
-from dbward.db.filesystem import filesystem_type, network_name
+from dbward.db.filesystem import Filesystem, filesystem_of
 from dbward.errors import Misconfigured, Unavailable
 from dbward.settings.server import StateSettings
 
@@ -31,6 +32,8 @@ _POOL_WAIT_SECS: Final = 10
 _BUSY_SECS: Final = 10
 _OPEN_SECS: Final = 0.2
 _RETRY_SECS: Final = 0.2
+LOCAL_WAIT: Final = timedelta(seconds=10)
+NETWORK_WAIT: Final = timedelta(minutes=5)
 _PRAGMAS: Final = ("synchronous=FULL", "temp_store=MEMORY", "journal_size_limit=67108864", "cache_size=-8192")
 _POSTGRES: Final = {
     "application_name": "dbward",
@@ -72,19 +75,58 @@ def sqlite_path(url: URL) -> Path:
     return Path(url.database)
 
 
-def check_filesystem(settings: StateSettings, f_type: Callable[[Path], int] = filesystem_type) -> None:
-    """Raise Misconfigured when the SQLite file would be shared through memory on a network file system."""
+def check_filesystem(settings: StateSettings, look: Callable[[Path], Filesystem] = filesystem_of) -> list[str]:
+    """What is doubtful about the place of the SQLite file, in sentences; nothing on PostgreSQL.
+
+    Raises Misconfigured when it would be shared through memory on a network file system (`state_on_network`), or when
+    other machines would not see our locks there (`state_unlocked`).
+    """
     url = parse_url(settings)
-    if url.get_backend_name() != "sqlite" or settings.exclusive:
-        return
+    if url.get_backend_name() != "sqlite":
+        return []
     directory = sqlite_path(url).parent
-    name = network_name(f_type(directory))
-    if name is not None:
+    try:
+        found = look(directory)
+    except OSError as error:
+        raise Misconfigured(f"the state database cannot be opened: {error}", code="state_unreadable") from error
+    if found.network and not settings.exclusive:
         raise Misconfigured(
-            f"{directory} is on a network file system ({name}), where [state] exclusive = false corrupts the database",
+            f"{directory} is on a network file system ({found.kind}), where [state] exclusive = false corrupts the "
+            "database",
             code="state_on_network",
-            hint="remove `exclusive = false`, use a local disk, or keep the state in PostgreSQL",
+            hint="set [state] exclusive = true, which is the default, use a local disk, or keep the state in "
+            "PostgreSQL",
         )
+    if found.local_locks:
+        raise Misconfigured(
+            f"{directory} is mounted ({found.kind}) with {', '.join(sorted(found.local_locks))}: its locks would not "
+            "keep a server on another machine out",
+            code="state_unlocked",
+            hint="mount it without that option, use a local disk, or keep the state in PostgreSQL",
+        )
+    doubts = []
+    if found.gives_up:
+        doubts.append(
+            f"{directory} is mounted ({found.kind}) with {', '.join(sorted(found.gives_up))}: a file server that is "
+            "slow to answer ends this server; mount it hard"
+        )
+    if found.locks_unknown:
+        doubts.append(
+            f"{directory} is on {found.kind}: make sure that no other machine runs a server on it, for its locks may "
+            "not be seen there"
+        )
+    return doubts
+
+
+def patience(settings: StateSettings, directory: Path) -> timedelta:
+    """How long to wait until another owner lets go: as it is set, or else long enough for how it may have ended.
+
+    On this machine the kernel lets go the moment a process ends. A file server keeps the locks of a machine that
+    vanished until its lease is over. Raises OSError.
+    """
+    if settings.lock_wait is not None:
+        return settings.lock_wait
+    return NETWORK_WAIT if filesystem_of(directory).network else LOCAL_WAIT
 
 
 def writer_engine(settings: StateSettings) -> Engine:
@@ -176,10 +218,8 @@ def open_listener(settings: StateSettings) -> pg.connection:
 
 
 def wait_until_open(engine: Engine, settings: StateSettings) -> None:
-    """Connect once, waiting up to `lock_wait` for another process to let go of a SQLite file. Raises Misconfigured,
-    Unavailable.
-    """
-    deadline = time.monotonic() + settings.lock_wait.total_seconds()
+    """Connect once, being patient with another process that has the SQLite file. Raises Misconfigured, Unavailable."""
+    began = time.monotonic()
     while True:
         try:
             with engine.connect() as conn, conn.begin():
@@ -187,13 +227,14 @@ def wait_until_open(engine: Engine, settings: StateSettings) -> None:
         except DBAPIError as error:
             if not is_busy(error):
                 raise explain_open(error, settings) from None
-            if time.monotonic() >= deadline:
+            path = sqlite_path(parse_url(settings))
+            if time.monotonic() - began >= patience(settings, path.parent).total_seconds():
                 raise Misconfigured(
-                    f"another process is using {sqlite_path(parse_url(settings))}",
+                    f"another process is using {path}",
                     code="state_locked",
                     hint="stop the other server, or whatever has the file open",
                 ) from None
-            time.sleep(_RETRY_SECS)
+            time.sleep(_RETRY_SECS)  # SQLite tells nobody that a lock is free
         else:
             return
 
@@ -232,6 +273,15 @@ def is_fatal(error: BaseException) -> bool:
     """
     fatal = (sqlite3.SQLITE_IOERR, sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB)
     return isinstance(error, DBAPIError) and isinstance(error.orig, sqlite3.Error) and _sqlite_code(error) in fatal
+
+
+def is_io_error(error: BaseException) -> bool:
+    """SQLite's file cannot be read or written; a full disk is not meant."""
+    return (
+        isinstance(error, DBAPIError)
+        and isinstance(error.orig, sqlite3.Error)
+        and _sqlite_code(error) == sqlite3.SQLITE_IOERR
+    )
 
 
 def is_busy(error: DBAPIError) -> bool:

@@ -26,13 +26,13 @@ from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 
 from dbward.db import connect
-from dbward.db.filesystem import filesystem_type
+from dbward.db.filesystem import Filesystem, filesystem_of
 from dbward.db.listen import CHANNEL, Listener, encode
 from dbward.db.rows import RequestRow
 from dbward.errors import Unavailable
 from dbward.settings.server import StateSettings
 
-__all__ = ["Connection", "Store", "Tx", "open_store"]
+__all__ = ["Connection", "Store", "Tx", "end_process", "open_store"]
 
 T = TypeVar("T")
 log = logging.getLogger(__name__)
@@ -145,6 +145,8 @@ class Store:
             with self._readers.connect() as conn, conn.begin():
                 yield conn
         except (DBAPIError, PoolTimeout) as error:
+            if connect.is_io_error(error):
+                self._lost(error)
             if (seen := connect.translate(error)) is error:
                 raise
             raise seen from error
@@ -199,7 +201,7 @@ class Store:
         self._readers.dispose()
         self._writer.dispose()  # the last connection to SQLite: its close moves the log into the file
 
-    # The rest runs on the writer's thread.
+    # The rest runs on the writer's thread, but for `_lost`.
 
     def _run(self) -> None:
         items: list[_Item[Any]] = []
@@ -209,14 +211,21 @@ class Store:
                 self._process(items)
                 self._batch_started = None
         except _Fatal as error:
-            log.critical("the state database cannot be trusted any more, stopping: %s", error)
-            self._on_fatal(error)
+            self._lost(error)
         finally:
             with self._changed:
                 self._closing = True
                 items += self._queue
                 self._queue.clear()
             _unavailable(items, "the state store has stopped")
+
+    def _lost(self, error: BaseException) -> None:
+        """End it: what is committed is safe, and whoever opens the file next starts from there."""
+        log.critical(
+            "the state database cannot be trusted any more: %s. This server ends, so that another one starts anew",
+            error,
+        )
+        self._on_fatal(error)
 
     def _next(self) -> list[_Item[Any]]:
         """What is waiting, at most a batch; empty when the store is closed and all is done."""
@@ -389,7 +398,8 @@ def _ignore(_row: RequestRow) -> None:
     return
 
 
-def _end_process(_error: BaseException) -> NoReturn:
+def end_process(_error: BaseException) -> NoReturn:
+    """Nothing more is written, not even what was begun."""
     os._exit(os.EX_IOERR)
 
 
@@ -398,19 +408,19 @@ def open_store(
     *,
     on_wake: Callable[[frozenset[str]], None],
     on_moved: Callable[[RequestRow], None] = _ignore,
-    on_fatal: Callable[[BaseException], None] = _end_process,
+    on_fatal: Callable[[BaseException], None] = end_process,
     max_queue: int = MAX_QUEUE,
-    f_type: Callable[[Path], int] = filesystem_type,
+    look: Callable[[Path], Filesystem] = filesystem_of,
 ) -> Store:
     """Open the state database, which `migrate` has prepared.
 
     `on_wake` receives the channels woken by each commit, in this process and in other replicas (then also
     `listen.WAKE_ALL`, which means everybody), and `on_moved` each request that was made or moved here; neither may
-    block. `on_fatal` is told when a SQLite file can no longer be trusted and by default ends the process. Waits up to
-    `settings.lock_wait` for another process to let go of a SQLite file. Raises `Misconfigured`, or `Unavailable` when
-    PostgreSQL cannot be reached.
+    block. `on_fatal` is told when a SQLite file can no longer be trusted and by default ends the process. Waits for
+    another process to let go of a SQLite file. Raises `Misconfigured`, or `Unavailable` when PostgreSQL cannot be
+    reached.
     """
-    connect.check_filesystem(settings, f_type)
+    connect.check_filesystem(settings, look)
     writer = connect.writer_engine(settings)
     try:
         connect.wait_until_open(writer, settings)

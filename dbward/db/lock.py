@@ -4,16 +4,20 @@ from __future__ import annotations
 
 import fcntl
 import os
+import signal
 import socket
 import time
+from collections.abc import Callable
 from datetime import timedelta
 from pathlib import Path
-from types import TracebackType
+from types import FrameType, TracebackType
 from typing import Final, Self
 
 from dbward.errors import Misconfigured
 
-_RETRY_SECS: Final = 0.1
+_AGAIN_SECS: Final = 1.0
+"""How long to sleep on the lock before asking for it anew. On one machine its owner's end wakes us. On a file server
+nobody may: the kernel asks again by itself, but in the end only every half minute."""
 
 
 class StateLock:
@@ -23,28 +27,31 @@ class StateLock:
     The children inherit it on purpose: while a worker of a killed master still runs, no second server may start.
     """
 
-    def __init__(self, state_dir: Path, wait: timedelta = timedelta(0)) -> None:
+    def __init__(self, state_dir: Path) -> None:
         self._path = state_dir / "server.lock"
-        self._wait = wait
         self._fd: int | None = None
 
-    def acquire(self) -> None:
-        """Take the lock, waiting up to `wait` for another server to go. Creates the directory. Raises Misconfigured
-        (`state_locked`).
+    def acquire(self, wait: timedelta = timedelta(0), on_wait: Callable[[str], None] | None = None) -> None:
+        """Take the lock, waiting up to `wait` for another server to go. Creates the directory.
+
+        `on_wait` is told whose it is before the wait begins. Waits in the main thread only, and uses its alarm clock.
+        Raises Misconfigured (`state_locked`, `state_dir_unusable`).
         """
         try:
             self._path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
             fd = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         except OSError as error:
             raise Misconfigured(f"the state directory cannot be used: {error}", code="state_dir_unusable") from error
-        deadline = time.monotonic() + self._wait.total_seconds()
         try:
-            while not _try_lock(fd):
-                if time.monotonic() >= deadline:
-                    raise self._refusal(fd)
-                time.sleep(_RETRY_SECS)
+            if not _try_lock(fd):
+                if on_wait is not None and wait:
+                    on_wait(self._refusal(fd).message)
+                self._wait(fd, wait)
             os.ftruncate(fd, 0)
             os.pwrite(fd, f"{os.getpid()} {socket.gethostname()}\n".encode(), 0)
+        except OSError as error:
+            os.close(fd)
+            raise Misconfigured(f"the state directory cannot be used: {error}", code="state_dir_unusable") from error
         except BaseException:
             os.close(fd)
             raise
@@ -55,6 +62,13 @@ class StateLock:
         if self._fd is not None:
             os.close(self._fd)
             self._fd = None
+
+    def _wait(self, fd: int, wait: timedelta) -> None:
+        deadline = time.monotonic() + wait.total_seconds()
+        while (left := deadline - time.monotonic()) > 0:
+            if _lock_within(fd, min(left, _AGAIN_SECS)):
+                return
+        raise self._refusal(fd)
 
     def _refusal(self, fd: int) -> Misconfigured:
         pid, _, host = os.pread(fd, 300, 0).decode(errors="replace").strip().partition(" ")
@@ -75,9 +89,37 @@ class StateLock:
         self.release()
 
 
+class _Ring(Exception):
+    """The alarm went off."""
+
+
 def _try_lock(fd: int) -> bool:
     try:
         fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
         return False
+    return True
+
+
+def _lock_within(fd: int, secs: float) -> bool:
+    """Sleep on the lock. False when it is not ours after `secs`, or when it became so at the very last moment: taking
+    it again is harmless.
+    """
+    asleep = True
+
+    def ring(_number: int, _frame: FrameType | None) -> None:
+        if asleep:
+            raise _Ring  # else flock would go on
+
+    before = signal.signal(signal.SIGALRM, ring)
+    signal.setitimer(signal.ITIMER_REAL, secs)
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX)
+        asleep = False
+    except _Ring:
+        return False
+    finally:
+        asleep = False
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
     return True

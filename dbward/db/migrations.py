@@ -19,7 +19,7 @@ from sqlalchemy import Connection, inspect
 from sqlalchemy.exc import DBAPIError
 
 from dbward.db import connect
-from dbward.db.filesystem import filesystem_type
+from dbward.db.filesystem import Filesystem, filesystem_of
 from dbward.db.tables import metadata
 from dbward.errors import Misconfigured
 from dbward.settings.server import StateSettings
@@ -33,7 +33,7 @@ _LOCK: Final = (  # replicas that start together migrate one after the other, ho
 
 
 def migrate(
-    settings: StateSettings, *, scripts: Path = SCHEMA, f_type: Callable[[Path], int] = filesystem_type
+    settings: StateSettings, *, scripts: Path = SCHEMA, look: Callable[[Path], Filesystem] = filesystem_of
 ) -> str | None:
     """Upgrade the state database to the last revision in `scripts`; returns the one it came from or None (empty).
 
@@ -42,7 +42,7 @@ def migrate(
     (`state_foreign`), is in use by another process (`state_locked`) or cannot be opened, and `Unavailable` when
     PostgreSQL cannot be reached. After an error the database is as it was.
     """
-    connect.check_filesystem(settings, f_type)
+    connect.check_filesystem(settings, look)
     path = _prepare_file(settings)
     engine = connect.writer_engine(settings)
     try:

@@ -34,12 +34,13 @@ Network = IPv4Network | IPv6Network
 class StateSettings:
     """Where the state database is: `sqlite:////absolute/path` or `postgresql://…` (whose password is not printed).
 
-    `exclusive` lets one process own the SQLite file; `lock_wait` is how long to wait for a predecessor to let go of it.
+    `exclusive` lets one process own the SQLite file; `lock_wait` is how long to wait for a predecessor to let go of it,
+    None: as long as the file system calls for.
     """
 
     url: str = field(repr=False)
     exclusive: bool = True
-    lock_wait: timedelta = timedelta(seconds=10)
+    lock_wait: timedelta | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -225,7 +226,7 @@ def _read_state(state: Table, state_dir: Path) -> StateSettings:
     return StateSettings(
         url=f"sqlite:///{state_dir / 'dbward.db'}" if url is None else _state_url(state, url),
         exclusive=state.flag("exclusive", default=True),
-        lock_wait=state.secs("lock_wait_secs", timedelta(seconds=10)),
+        lock_wait=state.maybe_secs("lock_wait_secs"),
     )
 
 

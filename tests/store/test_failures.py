@@ -13,7 +13,9 @@ import psycopg2
 import pytest
 from sqlalchemy import text
 
+from dbward.db import connect
 from dbward.db.engine import Tx, open_store
+from dbward.db.filesystem import Filesystem
 from dbward.db.migrations import migrate
 from dbward.errors import Misconfigured, Unavailable
 from dbward.settings.server import StateSettings
@@ -222,6 +224,37 @@ def test_a_corrupt_file_ends_the_process_when_nobody_says_otherwise(corrupt):
     assert "cannot be trusted any more" in done.stderr
 
 
+@pytest.mark.parametrize("by", ["writer", "reader"])
+def test_a_file_that_cannot_be_read_or_written_ends_the_process(file_settings, by):
+    store = open_store(file_settings, on_wake=print)
+    store.write(put("a", "v" * 500_000))
+    store.close()
+    program = (
+        "import os, resource, sys; from dbward.db.engine import open_store\n"
+        "from tests.store.support import keys, put, settings_for\n"
+        "store = open_store(settings_for(sys.argv[1]), on_wake=print)\n"
+        "store.write(put('b'))\n"
+        "print('b', flush=True)\n"
+        "if sys.argv[2] == 'writer':\n"
+        "    resource.setrlimit(resource.RLIMIT_FSIZE, (64 * 1024, 64 * 1024))\n"
+        "    store.write(put('c', 'v' * 500_000))\n"
+        "else:\n"
+        "    os.truncate(sys.argv[1].removeprefix('sqlite:///') + '-wal', 0)\n"
+        "    keys(store)\n"
+        "print('went on', flush=True)\n"
+    )
+    root = Path(__file__).parents[2]
+    done = subprocess.run(
+        [sys.executable, "-c", program, file_settings.url, by], cwd=root, check=False, capture_output=True, text=True
+    )
+    assert (done.returncode, done.stdout) == (os.EX_IOERR, "b\n"), done.stderr
+    assert "disk I/O error" in done.stderr
+    if by == "writer":
+        store = open_store(file_settings, on_wake=print)
+        assert keys(store) == ["a", "b"]
+        store.close()
+
+
 def test_what_is_no_database_is_refused(tmp_path, wakes):
     file = tmp_path / "state.db"
     file.write_text("hello " * 1000)
@@ -234,29 +267,60 @@ def test_what_is_no_database_is_refused(tmp_path, wakes):
 # --- where it may lie ------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("f_type", [0x6969, 0xFF534D42, 0x65735546])
-def test_a_shared_log_on_a_network_file_system_is_refused(tmp_path, f_type, wakes):
+@pytest.mark.parametrize("kind", ["nfs4", "cifs", "fuse.sshfs"])
+def test_a_shared_log_on_a_network_file_system_is_refused(tmp_path, kind, wakes):
     asked: list[Path] = []
 
-    def look(path: Path) -> int:
+    def look(path: Path) -> Filesystem:
         asked.append(path)
-        return f_type
+        return Filesystem(kind)
 
     shared = settings_for(f"sqlite:///{tmp_path / 'state.db'}", exclusive=False)
     for attempt in (
-        lambda: migrate(shared, f_type=look),
-        lambda: open_store(shared, on_wake=wakes, f_type=look),
+        lambda: migrate(shared, look=look),
+        lambda: open_store(shared, on_wake=wakes, look=look),
     ):
-        with pytest.raises(Misconfigured, match="network file system"):
+        with pytest.raises(Misconfigured, match=f"network file system \\({kind}\\)") as raised:
             attempt()
+        assert raised.value.code == "state_on_network"
+        assert "[state] exclusive = true" in str(raised.value.hint)
     assert asked == [tmp_path, tmp_path]
     assert not (tmp_path / "state.db").exists()
 
 
 def test_a_network_file_system_is_fine_for_one_owner(file_settings, wakes):
-    store = open_store(file_settings, on_wake=wakes, f_type=lambda path: 0x6969)
+    store = open_store(file_settings, on_wake=wakes, look=lambda path: Filesystem("nfs4", frozenset({"hard"})))
     assert store.write(put("a")) == "a"
     store.close()
+
+
+@pytest.mark.parametrize("option", ["nolock", "local_lock=all", "local_lock=posix"])
+def test_where_other_machines_do_not_see_our_locks_nothing_is_opened(file_settings, wakes, option):
+    def look(_: Path) -> Filesystem:
+        return Filesystem("nfs", frozenset({"rw", option}))
+
+    for attempt in (
+        lambda: migrate(file_settings, look=look),
+        lambda: open_store(file_settings, on_wake=wakes, look=look),
+    ):
+        with pytest.raises(Misconfigured, match=option) as raised:
+            attempt()
+        assert raised.value.code == "state_unlocked"
+
+
+@pytest.mark.parametrize(
+    ("found", "said"),
+    [
+        (Filesystem("ext4", frozenset({"rw", "nolock", "soft"})), None),
+        (Filesystem("nfs4", frozenset({"rw", "hard", "local_lock=none"})), None),
+        (Filesystem("nfs4", frozenset({"rw", "softerr", "local_lock=none"})), "mounted (nfs4) with softerr"),
+        (Filesystem("fuse.sshfs"), "on fuse.sshfs"),
+        (Filesystem("9p"), "on 9p"),
+    ],
+)
+def test_what_is_doubtful_about_a_place_is_said(file_settings, found, said):
+    doubts = connect.check_filesystem(file_settings, lambda _: found)
+    assert [said in doubt for doubt in doubts] == ([True] if said else [])
 
 
 def test_a_local_disk_may_be_shared(tmp_path, wakes):

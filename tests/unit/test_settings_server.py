@@ -229,7 +229,7 @@ def test_minimal(tmp_path: Path) -> None:
     s = load_server(write(tmp_path, MINIMAL), {})
     assert s.state_dir == tmp_path / "state"
     assert s.state.url == f"sqlite:///{tmp_path / 'state' / 'dbward.db'}"
-    assert s.state.exclusive
+    assert (s.state.exclusive, s.state.lock_wait) == (True, None)
     assert s.listen == ("127.0.0.1", 3000)
     assert s.policy.targets == (Target("app", "development"), Target("app", "production"))
     assert s.policy.workflows[0].auto_approve is not None

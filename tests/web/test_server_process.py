@@ -9,12 +9,13 @@ import stat
 from collections.abc import Iterator
 from contextlib import ExitStack, closing, contextmanager
 from http.client import HTTPConnection, HTTPResponse
+from pathlib import Path
 
 import psutil
 import pytest
 
 from tests.conftest import State
-from tests.support.processes import POLICY, Farm, Server, call, status_of
+from tests.support.processes import POLICY, Farm, Process, Server, call, status_of
 
 pytestmark = pytest.mark.e2e
 
@@ -55,6 +56,20 @@ def pending_request(server: Server) -> str:
     return str(made["id"])
 
 
+def executed(farm: Farm, server: Server, agent: Process) -> bool:
+    """Run a statement through the agent, whatever it takes it to come back."""
+    body = {"database": "app", "environment": "development", "detail": "SELECT 1"}
+    status, made = call("POST", f"{server.url}/api/requests", server.admin_token, body)
+    assert status == 201
+    path = f"{server.url}/api/requests/{made['id']}"
+
+    def done() -> bool:
+        status, shown = call("GET", f"{path}?wait=20", server.admin_token)
+        return status == 200 and shown["status"] == "executed"
+
+    return farm.until(done, "the agent has run it", agent)
+
+
 def refused(server: Server) -> bool:
     try:
         socket.create_connection(("127.0.0.1", server.port), timeout=5).close()
@@ -79,10 +94,11 @@ def test_start_says_where_it_is_and_keeps_its_tokens_private(farm: Farm):
     assert call("GET", f"{server.url}/api/me", server.admin_token)[0] == 200
 
 
-def test_a_second_server_on_the_same_state_is_refused(farm: Farm, free_port: int):
-    server = farm.server()
+def test_a_second_server_on_the_same_state_is_refused_in_the_end(farm: Farm, free_port: int):
+    server = farm.server(config=POLICY + "[state]\nlock_wait_secs = 1\n")
     second = farm.launch_server("second", server.config, free_port, {})
     assert second.wait() == 1
+    assert "waiting up to 1 seconds" in second.log()
     assert f"another dbward server (process {server.process.pid} " in second.log()
     assert "Traceback" not in second.log()
     assert status_of(f"{server.url}/ready") == 200
@@ -121,9 +137,11 @@ def test_start_errors_are_one_message_and_exit_1(farm: Farm, free_port: int, hea
     assert "hunter2x" not in process.log()
 
 
-def test_sigterm_ends_a_hundred_waiting_calls_with_an_answer(farm: Farm, state: State):
+def test_sigterm_ends_a_hundred_waiting_calls_with_an_answer(farm: Farm, state: State, sqlite_path: Path):
     server = farm.server(state_url=state.url if state.dialect == "postgresql" else None)
     request_id = pending_request(server)
+    sqlite_path.touch()
+    agent = farm.agent(server, {("app", "development"): f"sqlite:///{sqlite_path}"})
     with ExitStack() as stack:
         polls = [stack.enter_context(connection(server)) for _ in range(POLLS)]
         for number, sock in enumerate(polls):
@@ -135,6 +153,9 @@ def test_sigterm_ends_a_hundred_waiting_calls_with_an_answer(farm: Farm, state: 
         assert server.process.wait(20) == 0
     assert {status for status, _, _ in answers} == {200, 204}
     assert {headers["connection"] for _, headers, _ in answers} == {"close"}
+    server.start_again()
+    assert executed(farm, server, agent)
+    assert agent.alive
 
 
 def test_draining_answers_who_is_there_and_refuses_who_comes(farm: Farm):

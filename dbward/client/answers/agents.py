@@ -77,5 +77,10 @@ class Alive(Answer):
 
 
 class Ready(Answer):
-    status: Literal["ok", "degraded", "draining"]
+    """`ok` and `degraded` come with what was checked; `starting`, and `waiting` for another server to let go of the
+    state, with a `reason`.
+    """
+
+    status: Literal["ok", "degraded", "draining", "starting", "waiting"]
     checks: dict[str, str] = Field(default={})
+    reason: str | None = None
