@@ -18,7 +18,8 @@ from dbward.identity.keys import ProviderKeys
 from dbward.keys import Keys
 from dbward.metrics import Metrics
 from dbward.results.local import LocalResults
-from dbward.settings.server import ServerSettings
+from dbward.results.store import ResultStore
+from dbward.settings.server import ResultSettings, ServerSettings
 from dbward.tokencache import TokenCache
 
 
@@ -35,7 +36,7 @@ class Runtime:
     store: Store
     hub: Hub
     publisher: Publisher
-    results: LocalResults
+    results: ResultStore
     keys: Keys
     tokens: TokenCache
     provider_keys: ProviderKeys | None
@@ -48,7 +49,7 @@ class Runtime:
     config_behind: bool = False
 
     def close(self) -> None:
-        """Wake every waiting call, finish queued writes and close the database."""
+        """Wake every waiting call, finish queued writes, close the database and the result store."""
         self._close()
         if self.provider_keys is not None:
             self.provider_keys.close()
@@ -107,12 +108,8 @@ def open_runtime(
 
     `on_fatal` is called when a SQLite file can no longer be trusted.
     """
-    if settings.results.backend != "local":
-        raise Misconfigured(
-            "result_storage.backend: only `local` is available in this version", code="result_store.unsupported"
-        )
     signing = keys.load(settings.state_dir)
-    results = LocalResults(settings.results.root_dir)
+    results = _open_results(settings.results)
     hub = Hub()
     tokens = TokenCache()
 
@@ -132,6 +129,7 @@ def open_runtime(
     def close() -> None:
         hub.close()
         store.close()
+        results.close()
 
     return Runtime(
         settings=settings,
@@ -148,3 +146,18 @@ def open_runtime(
         now=now,
         _close=close,
     )
+
+
+def _open_results(settings: ResultSettings) -> ResultStore:
+    """Raises `Misconfigured` when the library of the chosen store is not installed."""
+    if settings.backend == "local":
+        return LocalResults(settings.root_dir)
+    try:
+        from dbward.results.s3 import S3Results
+    except ModuleNotFoundError as e:
+        raise Misconfigured(
+            "result_storage.backend: `s3` needs a library that is not installed",
+            code="result_store.unsupported",
+            hint="install dbward[s3]",
+        ) from e
+    return S3Results(settings.s3)

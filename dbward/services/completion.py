@@ -15,10 +15,10 @@ from dbward.db import executions, requests
 from dbward.db.engine import Tx
 from dbward.db.rows import ExecutionRow, RequestRow, ResultRow
 from dbward.domain import policy, rbac
-from dbward.domain.model import SYSTEM, Event, ExecutionStatus, Permission, Principal, Status
+from dbward.domain.model import SYSTEM, Event, ExecutionStatus, Permission, Principal, ResultPolicy, Status
 from dbward.domain.states import Trigger
 from dbward.errors import Conflict, DbwardError, Invalid, Missing
-from dbward.results.local import storage_key
+from dbward.results.store import storage_key
 from dbward.runtime import Runtime
 from dbward.services.journal import record
 
@@ -58,7 +58,12 @@ def complete(rt: Runtime, who: Principal, execution_id: str, report: CompleteReq
     if report.result_size is not None and report.result_sha256 is not None and seen.outcome_digest is None:
         key = storage_key(seen.request_id, execution_id)
         try:
-            rt.results.finish(key, size=report.result_size, sha256=report.result_sha256)
+            rt.results.finish(
+                key,
+                size=report.result_size,
+                sha256=report.result_sha256,
+                expires_at=rt.now() + _retention(rt, about, _result_rule(rt, about)),
+            )
         except (DbwardError, OSError):
             rt.metrics.result_storage.labels("failed").inc()
             raise
@@ -195,9 +200,7 @@ def _trigger(request: RequestRow, report: CompleteRequest) -> Trigger | None:
 def _keep_result(
     rt: Runtime, tx: Tx, execution: ExecutionRow, request: RequestRow, report: CompleteRequest, now: datetime
 ) -> None:
-    rule = policy.find_result_policy(rt.settings.policy.result_policies, request.target)
-    live_only = request.no_result_store or rule.delivery_mode == "stream"
-    retention = rule.retention if rule.id else rt.settings.retention.result_ttl  # without an id it is the built-in rule
+    rule = _result_rule(rt, request)
     assert report.result_size is not None
     assert report.result_sha256 is not None
     row = ResultRow(
@@ -210,9 +213,23 @@ def _keep_result(
         truncated=report.truncated,
         truncation_reason=report.truncation_reason,
         stored_at=now,
-        expires_at=now + (LIVE_RETENTION if live_only else retention),
+        expires_at=now + _retention(rt, request, rule),
     )
     executions.add_result(tx, row)
+
+
+def _result_rule(rt: Runtime, request: RequestRow) -> ResultPolicy:
+    return policy.find_result_policy(rt.settings.policy.result_policies, request.target)
+
+
+def _live_only(request: RequestRow, rule: ResultPolicy) -> bool:
+    return request.no_result_store or rule.delivery_mode == "stream"
+
+
+def _retention(rt: Runtime, request: RequestRow, rule: ResultPolicy) -> timedelta:
+    if _live_only(request, rule):
+        return LIVE_RETENTION
+    return rule.retention if rule.id else rt.settings.retention.result_ttl  # without an id it is the built-in rule
 
 
 def lose(rt: Runtime, tx: Tx, execution: ExecutionRow) -> None:

@@ -27,7 +27,7 @@ from dbward.domain import policy, rbac, tokens
 from dbward.domain.model import SYSTEM, Event, ExecutionStatus, Permission, Principal, Status
 from dbward.domain.states import Trigger
 from dbward.errors import Conflict, DbwardError, Invalid, Missing, Unavailable
-from dbward.results.local import storage_key
+from dbward.results.store import storage_key
 from dbward.runtime import Runtime
 from dbward.services.agents import dialect_at, reporting
 from dbward.services.completion import fail_unstarted, known, own

@@ -24,7 +24,7 @@ from dbward.domain.model import SYSTEM, Event, ExecutionStatus, Status
 from dbward.domain.policy import find_execution_policy, workflow_from_json
 from dbward.domain.states import PURGEABLE, Trigger
 from dbward.errors import Conflict, DbwardError, Missing, Unavailable
-from dbward.results.local import storage_key
+from dbward.results.store import storage_key
 from dbward.runtime import Current, Runtime
 from dbward.services import audit, explains, outbox
 from dbward.services.completion import give_up_delivery, lose
@@ -212,7 +212,7 @@ def _purge_uploads(rt: Runtime, before: datetime) -> None:
     with rt.store.read() as conn:
         needed = executions.still_needed(conn, list(idle)) if idle else set()
     for execution_id in idle.keys() - needed:  # a long statement may take its time between two rows
-        rt.results.delete(storage_key(idle[execution_id], execution_id))
+        rt.results.discard(storage_key(idle[execution_id], execution_id))
 
 
 def vouch(rt: Runtime) -> None:

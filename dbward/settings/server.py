@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import timedelta
@@ -246,20 +247,32 @@ def _state_url(state: Table, url: str) -> str:
     return url
 
 
+_BUCKET = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{1,253}[A-Za-z0-9]")
+_PREFIX = re.compile(r"[A-Za-z0-9_.!*'()-]+(/[A-Za-z0-9_.!*'()-]+)*")
+_REGION = re.compile(r"[a-z0-9-]+")
+_ENDPOINT = re.compile(r"https?://[A-Za-z0-9.:\[\]_-]+/?")
+
+
 def _read_results(table: Table, base: Path, state_dir: Path) -> ResultSettings:
     root_dir = table.maybe("root_dir")
     backend: Literal["local", "s3"] = table.choice("backend", "local", ("local", "s3"))
     s3 = S3Settings(
         bucket=table.text("bucket", "dbward"),
         region=table.text("region", "us-east-1"),
-        prefix=table.text("prefix", "results"),
+        prefix=table.text("prefix", "results").strip("/"),
         endpoint=table.maybe("endpoint"),
         access_key_id=table.maybe("access_key_id"),
         secret_access_key=table.secret("secret_access_key"),
         path_style=table.flag("path_style", default=False),
     )
-    if backend == "s3":
-        table.wrong("backend", "s3 is not available in this version; use `local`")
+    for key, value, pattern, what in (
+        ("bucket", s3.bucket, _BUCKET, "a bucket's name"),
+        ("prefix", s3.prefix, _PREFIX, "letters, digits and -_.!*'() between slashes"),
+        ("region", s3.region, _REGION, "a region such as eu-central-1"),
+        ("endpoint", s3.endpoint, _ENDPOINT, "a URL such as https://s3.example.com, without a path or a login"),
+    ):
+        if value is not None and not pattern.fullmatch(value):
+            table.wrong(key, f"must be {what}")
     if (s3.access_key_id is None) != (s3.secret_access_key is None):
         table.wrong("access_key_id", "goes together with secret_access_key")
     return ResultSettings(
