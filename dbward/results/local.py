@@ -42,7 +42,8 @@ class LocalResults:
 
     def finish(self, key: str, *, size: int, sha256: str, expires_at: datetime) -> None:  # noqa: ARG002 - no tags here
         part, final = self._part(key), self._path(key)
-        if _measure(final) == (size, sha256):  # finished before; a late repetition of the first part may lie beside it
+        # Finished before; a late repetition of its first part may lie beside it.
+        if final.exists() and _measure(final) == (size, sha256):
             part.unlink(missing_ok=True)
             return
         held, digest = _measure(part)

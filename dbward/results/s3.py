@@ -84,8 +84,9 @@ class S3Results:
         self._results = f"{settings.prefix}/"
         self._uploads = f"{settings.prefix}/.uploads/"
         self._probe = f"{settings.prefix}/.ping"
-        self._s3 = _client(settings, connect_secs=5, read_secs=20, attempts=4)
-        self._quick = _client(settings, connect_secs=2, read_secs=3, attempts=1)
+        session = boto3.session.Session()  # one for both: it reads the library's models, which takes a second
+        self._s3 = _client(session, settings, connect_secs=5, read_secs=20, attempts=4)
+        self._quick = _client(session, settings, connect_secs=2, read_secs=3, attempts=1)
         self._offered = {"tags": True, "multipart listing": True}
         self._pinging = threading.Lock()
         self._pinged: tuple[float, DbwardError | None] | None = None
@@ -250,12 +251,14 @@ class S3Results:
     def _tag(self, key: str, expires_at: datetime) -> None:
         if not self._offered["tags"]:
             return
-        tags: Any = {
-            "TagSet": [{"Key": EXPIRY_TAG, "Value": expires_at.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")}]
-        }
+        when = expires_at.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
         try:
-            self._s3.put_object_tagging(Bucket=self._bucket, Key=self._result(key), Tagging=tags)
-        except ClientError as e:
+            self._s3.put_object_tagging(
+                Bucket=self._bucket,
+                Key=self._result(key),
+                Tagging={"TagSet": [{"Key": EXPIRY_TAG, "Value": when}]},
+            )
+        except (ClientError, BotoCoreError) as e:
             self._do_without("tags", e)
 
     def _abort(self, name: str, upload_id: str) -> None:
@@ -357,10 +360,12 @@ class S3Results:
             self._s3.delete_object(Bucket=self._bucket, Key=each.name)
 
 
-def _client(settings: S3Settings, *, connect_secs: float, read_secs: float, attempts: int) -> S3Client:
-    """Without keys in the settings the usual chain finds them: environment, shared file, the task's or machine's role."""
+def _client(
+    session: boto3.session.Session, settings: S3Settings, *, connect_secs: float, read_secs: float, attempts: int
+) -> S3Client:
+    """Without keys in the settings the usual chain finds them: environment, shared file, role of the task."""
     secret = settings.secret_access_key
-    return boto3.session.Session().client(
+    return session.client(
         "s3",
         region_name=settings.region,
         endpoint_url=settings.endpoint,

@@ -1,4 +1,4 @@
-"""Throw-away PostgreSQL and MariaDB servers for the tests.
+"""Throw-away servers for the tests: PostgreSQL and MariaDB here, S3 in `tests.support.s3`.
 
 Found on this machine, started once per session, shared by all xdist workers, gone when the session is.
 `DBWARD_TEST_POSTGRES_URL` and `DBWARD_TEST_MARIADB_URL` name servers that run already; the login must be allowed to
@@ -27,6 +27,7 @@ from urllib.parse import urlsplit, urlunsplit
 
 from tests.support import guard
 
+ROOT = Path(__file__).parents[2]
 RUN_DIR = "DBWARD_TEST_RUN_DIR"
 POSTGRES_URL = "DBWARD_TEST_POSTGRES_URL"
 MARIADB_URL = "DBWARD_TEST_MARIADB_URL"
@@ -132,7 +133,7 @@ def _start_postgres(home: Path) -> str:
     def url(port: int) -> str:
         return f"postgresql://{USER}:{PASSWORD}@127.0.0.1:{port}/postgres"
 
-    return _serve("postgres", argv, url, _ping_postgres, home, user)
+    return serve("postgres", argv, url, _ping_postgres, home, user)
 
 
 def _ping_postgres(url: str) -> None:
@@ -229,7 +230,7 @@ def _start_mariadb(home: Path) -> str:
     def url(port: int) -> str:
         return f"mysql://{USER}:{PASSWORD}@127.0.0.1:{port}/mysql"
 
-    return _serve("mariadb", argv, url, _ping_mariadb, home, user)
+    return serve("mariadb", argv, url, _ping_mariadb, home, user)
 
 
 def _ping_mariadb(url: str) -> None:
@@ -322,7 +323,7 @@ def _own_server(name: str, start: Callable[[Path], str]) -> Iterator[str]:
         shutil.rmtree(home, ignore_errors=True)
 
 
-def _serve(
+def serve(
     name: str,
     argv: Callable[[int], list[str | Path]],
     url: Callable[[int], str],
@@ -428,8 +429,10 @@ def _version(text: str) -> tuple[int, ...]:
 
 def main() -> int:
     """`python -m tests.support.services`: say which servers are missing; 0 when none is."""
+    from tests.support.s3 import find_s3rver
+
     missing = []
-    for variable, find in ((POSTGRES_URL, find_postgres), (MARIADB_URL, find_mariadb)):
+    for variable, find in ((POSTGRES_URL, find_postgres), (MARIADB_URL, find_mariadb), ("", find_s3rver)):
         try:
             if not os.environ.get(variable):
                 find()

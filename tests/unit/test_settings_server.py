@@ -170,7 +170,7 @@ redaction = "full"
 [result_storage]
 backend = "local"
 root_dir = "rows"
-bucket = "b"
+bucket = "rows"
 region = "eu-west-1"
 endpoint = "https://s3.example.com"
 access_key_id = "id"
