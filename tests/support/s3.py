@@ -1,6 +1,6 @@
 """S3 servers for the tests, started once per session like the databases, and a proxy that enforces a bucket policy.
 
-Two servers that share no code: moto's, and s3rver, which checks signatures. Every test gets a bucket of its own.
+Two servers that share no code: moto's, and s3rver, which wants to know the access key. Every test gets a bucket of its own.
 """
 
 from __future__ import annotations
@@ -147,8 +147,8 @@ class Gate:
     denied: Counter[str] = field(default_factory=Counter)
     truncate: list[int] = field(default_factory=list)
     """After how many bytes the bodies of the next objects read are cut off."""
-    during: dict[str, Callable[[], None]] = field(default_factory=dict)
-    """Run once, just before the next call of an action is passed on."""
+    after: dict[str, tuple[int, Callable[[], None]]] = field(default_factory=dict)
+    """What to run once, just before the call of an action with that number (from one) is passed on."""
     url: str = ""
 
 
@@ -206,7 +206,9 @@ class _Handler(BaseHTTPRequestHandler):
         if action not in gate.allowed or not about.startswith("results/"):
             gate.denied[action] += 1
             return self._refuse(403, "AccessDenied")
-        if (act := gate.during.pop(action, None)) is not None:
+        number, act = gate.after.get(action, (0, None))
+        if act is not None and gate.seen[action] >= number:
+            del gate.after[action]
             act()
         status, headers, content = self._pass_on(body)
         if action == "GetObject" and status == 404:
@@ -230,7 +232,7 @@ class _Handler(BaseHTTPRequestHandler):
             self.wfile.write(content)
         return None
 
-    do_GET = do_HEAD = do_PUT = do_POST = do_DELETE = _serve
+    do_GET = do_HEAD = do_PUT = do_POST = do_DELETE = _serve  # noqa: N815 - the names it calls
 
     def _pass_on(self, body: bytes) -> tuple[int, list[tuple[str, str]], bytes]:
         parts = urlsplit(self.gate.target)
@@ -251,5 +253,5 @@ class _Handler(BaseHTTPRequestHandler):
         self.end_headers()
         self.wfile.write(content)
 
-    def log_message(self, format: str, *args: object) -> None:
+    def log_message(self, *args: object) -> None:
         """The counters say what was called."""
