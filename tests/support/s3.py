@@ -1,6 +1,6 @@
 """S3 servers for the tests, started once per session like the databases, and a proxy that enforces a bucket policy.
 
-Two servers that share no code: moto's, and s3rver, which wants to know the access key. Every test gets a bucket of its own.
+Two servers that share no code: moto's, and s3rver, which wants to know the access key. Every test gets its own bucket.
 """
 
 from __future__ import annotations
