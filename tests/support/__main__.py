@@ -1,0 +1,9 @@
+"""`python -m tests.support`: have everything from npm that the tests need, before they begin."""
+
+from __future__ import annotations
+
+from tests.support import oidc, s3
+from tests.support.npm import install
+
+for directory in (oidc.HERE, s3.S3RVER):
+    install(directory)
