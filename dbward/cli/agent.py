@@ -11,12 +11,10 @@ import click
 @click.option(
     "--config",
     type=click.Path(path_type=Path, dir_okay=False),
-    default=Path("dbward-agent.toml"),
-    show_default=True,
-    help="The agent's configuration.",
+    help="The agent's configuration; else the text in DBWARD_CONFIG_TOML, else dbward-agent.toml.",
 )
 @click.pass_context
-def agent(ctx: click.Context, config: Path) -> None:
+def agent(ctx: click.Context, config: Path | None) -> None:
     """Connect to the databases in the configuration and run what the server hands out, until SIGTERM or Ctrl-C.
 
     Exit status: 0 stopped cleanly; 1 could not start, or statements had to be cancelled to stop; 77 the server does not
@@ -26,9 +24,10 @@ def agent(ctx: click.Context, config: Path) -> None:
         return
     from dbward import logs
     from dbward.settings.agent import load_agent
+    from dbward.settings.load import choose, environment
     from tasks.agent import run_agent
 
-    settings = load_agent(config)
+    settings = load_agent(choose(config, Path("dbward-agent.toml"), environment(), cwd=Path.cwd()))
     logs.configure(settings.logging)
     if status := run_agent(settings):
         raise click.exceptions.Exit(status)

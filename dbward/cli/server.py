@@ -13,6 +13,8 @@ from dbward.cli.app import EPILOG, App, global_options, pass_app
 from dbward.cli.exits import Exit, Outcome
 from dbward.errors import DbwardError, Misconfigured
 
+USUAL_CONFIG = Path("dbward-server.toml")
+
 
 @click.group("server", short_help="Run the server.")
 def server() -> None:
@@ -24,21 +26,20 @@ def server() -> None:
 @click.option(
     "--config",
     type=click.Path(path_type=Path, dir_okay=False),
-    default=Path("dbward-server.toml"),
-    show_default=True,
-    help="The server's configuration.",
+    help="The server's configuration; else the text in DBWARD_CONFIG_TOML, else dbward-server.toml.",
 )
 @click.option("--force-bootstrap", is_flag=True, help="Revoke the first tokens and make new ones.")
-def start(listen: str | None, config: Path, *, force_bootstrap: bool) -> None:
+def start(listen: str | None, config: Path | None, *, force_bootstrap: bool) -> None:
     """Start the server and stay until SIGTERM or Ctrl-C, which let running calls finish.
 
     Exit status: 0 stopped cleanly; 1 could not start, or a part of it failed for good.
     """
     from dbward import logs
+    from dbward.settings.load import choose, environment
     from dbward.settings.server import load_server, parse_listen
     from web.wsgi import serve
 
-    load = partial(load_server, config.absolute())  # a reload must find it wherever the process is by then
+    load = partial(load_server, choose(config, USUAL_CONFIG, environment(), cwd=Path.cwd()))
     settings = load()
     address = settings.listen
     if listen is not None:
@@ -64,25 +65,25 @@ def start(listen: str | None, config: Path, *, force_bootstrap: bool) -> None:
 @click.option(
     "--server-config",
     type=click.Path(path_type=Path, dir_okay=False),
-    default=Path("dbward-server.toml"),
-    show_default=True,
-    help="The configuration of the server that runs on this machine.",
+    help="The configuration of the server that runs on this machine, found as `start` does.",
 )
 @click.option("--pid", type=click.IntRange(min=2), help="Its process, where `server.pid` does not tell.")
 @click.option("--timeout", type=click.FloatRange(min=0.1), default=60.0, show_default=True, help="Seconds to wait.")
 @pass_app
-def reload(app: App, server_config: Path, pid: int | None, timeout: float) -> Outcome:
+def reload(app: App, server_config: Path | None, pid: int | None, timeout: float) -> Outcome:
     """Have the running server read its configuration again, and say what came of it.
 
     The new one is checked as a whole and taken over as a whole. When anything in it is wrong nothing changes, and every
     mistake is listed.
     """
     from dbward import signalling
+    from dbward.settings.load import choose
     from dbward.settings.server import read_state_dir
 
     if app.options.get("config"):
         raise click.UsageError("--config is the file of clients: name the server's with --server-config")
-    state_dir = read_state_dir(app.env.cwd / server_config, app.env.variables)
+    variables = app.env.variables
+    state_dir = read_state_dir(choose(server_config, USUAL_CONFIG, variables, cwd=app.env.cwd), variables)
     said = signalling.ask(state_dir, pid or signalling.running(state_dir), timeout)
     if said is None:
         return Outcome(

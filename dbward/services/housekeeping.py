@@ -7,6 +7,7 @@ replicas at once: each change is guarded by the status it expects.
 from __future__ import annotations
 
 import logging
+import sys
 import threading
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
@@ -26,7 +27,7 @@ from dbward.domain.states import PURGEABLE, Trigger
 from dbward.errors import Conflict, DbwardError, Missing, Unavailable
 from dbward.results.store import storage_key
 from dbward.runtime import Current, Runtime
-from dbward.services import audit, explains, outbox
+from dbward.services import audit, explains, monitoring, outbox
 from dbward.services.completion import give_up_delivery, lose
 from dbward.services.executions import take_back_if_lapsed
 from dbward.services.journal import due_checkpoint, record
@@ -221,12 +222,20 @@ def vouch(rt: Runtime) -> None:
     audit.write_anchor(rt)
 
 
+def measure(rt: Runtime) -> None:
+    """Metrics for whoever makes them out of what we print, where that is configured."""
+    if (line := monitoring.emf(rt)) is not None:
+        sys.stdout.write(f"{line}\n")
+        sys.stdout.flush()
+
+
 _CHORES = (
     _Chore(timedelta(seconds=2), sweep_leases),
     _Chore(timedelta(seconds=5), end_explains),
     _Chore(timedelta(seconds=5), time_out_dispatches),
     _Chore(timedelta(seconds=5), expire),
     _Chore(timedelta(seconds=60), vouch),
+    _Chore(timedelta(seconds=60), measure),
     _Chore(timedelta(hours=1), purge),
 )
 

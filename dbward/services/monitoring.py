@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 from collections import Counter
 from collections.abc import Iterable, Sequence
+from datetime import timedelta
 from typing import Final
 
 from prometheus_client import CollectorRegistry, generate_latest
@@ -23,6 +25,8 @@ from dbward.services.agents import status_of
 CONTENT_TYPE: Final = "text/plain; version=0.0.4; charset=utf-8"
 
 OPEN: Final = (Status.PENDING, Status.APPROVED, Status.DISPATCHED, Status.RUNNING)
+MISSED_FOR: Final = timedelta(hours=1)
+"""Who has said goodbye is not missed, and who comes back under another name after a crash not for ever."""
 AGENT_STATUSES: Final = ("healthy", "saturated", "draining", "offline")
 
 SHARED: Final[dict[str, tuple[str, tuple[str, ...]]]] = {
@@ -93,6 +97,32 @@ def _queues(rt: Runtime, depths: Iterable[Depth]) -> dict[str, tuple[int, int]]:
             ready, oldest = found.get(name, (0, 0))
             found[name] = (ready + depth.ready, max(oldest, depth.oldest_secs or 0))
     return found
+
+
+def emf(rt: Runtime) -> str | None:
+    """What a log line says so that CloudWatch makes metrics of it: agents, and jobs that wait for one, by state now.
+
+    None where no namespace is configured. Replicas all say the same: look at maxima, not at sums.
+    """
+    namespace = rt.settings.emf_namespace
+    if namespace is None:
+        return None
+    now = rt.now()
+    with rt.store.read() as conn:
+        known = agents.all_agents(conn)
+        queues = _queues(rt, broker.depths(conn, now))
+    by_status = Counter(status_of(row, now) for row in known)
+    missed = [row for row in known if not row.draining and now - row.last_seen_at <= MISSED_FOR]
+    values = {
+        "AgentsActive": by_status["healthy"] + by_status["saturated"],
+        "AgentsSaturated": by_status["saturated"],
+        "AgentsOffline": sum(status_of(row, now) == "offline" for row in missed),
+        "QueueDepth": sum(ready for ready, _ in queues.values()),
+        "QueueOldestSeconds": max((oldest for _, oldest in queues.values()), default=0),
+    }
+    metrics = [{"Name": name, "Unit": "Seconds" if name.endswith("Seconds") else "Count"} for name in values]
+    about = {"Namespace": namespace, "Dimensions": [[]], "Metrics": metrics}
+    return json.dumps({"_aws": {"Timestamp": int(now.timestamp() * 1000), "CloudWatchMetrics": [about]}, **values})
 
 
 def _family(name: str, samples: Samples) -> Metric:

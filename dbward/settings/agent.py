@@ -12,7 +12,8 @@ from pathlib import Path
 from dbward.domain.model import Operation, Target
 from dbward.domain.names import parse_operation
 from dbward.errors import Misconfigured
-from dbward.settings.load import Table, env_flag, environment, open_file
+from dbward.settings import instance
+from dbward.settings.load import FromVariable, Source, Table, base_of, env_flag, environment, open_file
 from dbward.settings.logging import LogSettings, read_logging
 from dbward.settings.secret import Secret
 from dbward.settings.server_policy import accept, table_name
@@ -69,12 +70,12 @@ class AgentSettings:
     warnings: tuple[str, ...] = ()
 
 
-def load_agent(path: Path | str, env: Mapping[str, str] | None = None) -> AgentSettings:
-    """Read the agent's file. Raises `Misconfigured` with every mistake in it; relative paths start at its directory."""
+def load_agent(source: Source | str, env: Mapping[str, str] | None = None) -> AgentSettings:
+    """Read the agent's file. Raises `Misconfigured` with every mistake in it; relative paths start at its place."""
     env = environment() if env is None else env
-    path = Path(path)
-    root, problems, _ = open_file(path, env)
-    base = path.absolute().parent
+    source = source if isinstance(source, FromVariable) else Path(source)
+    root, problems, _ = open_file(source, env)
+    base = base_of(source)
     warnings: list[str] = []
     first = _milliseconds(root, "startup_retry_initial_ms", 1000)
     last = _milliseconds(root, "startup_retry_max_ms", 15_000)
@@ -88,7 +89,7 @@ def load_agent(path: Path | str, env: Mapping[str, str] | None = None) -> AgentS
     probe_dir = base / Path(root.text("probe_dir", str(ALIVE_FILE.parent))).expanduser()
     probe_base = probe_dir if root.has("probe_dir") else base
     settings = AgentSettings(
-        agent_id=_read_id(root),
+        agent_id=_read_id(root, env),
         server_url=url,
         agent_token=server.required_secret("agent_token"),
         databases=_read_databases(root, base),
@@ -132,10 +133,10 @@ def _read_server(table: Table, env: Mapping[str, str]) -> tuple[str, bool, bool]
     return url, allowed, insecure
 
 
-def _read_id(root: Table) -> str:
+def _read_id(root: Table, env: Mapping[str, str]) -> str:
     given = root.maybe("agent_id")
     if given is None:
-        name = re.sub(r"[^A-Za-z0-9._-]", "-", socket.gethostname()).lstrip("._-")
+        name = re.sub(r"[^A-Za-z0-9._-]", "-", instance.of_ecs(env) or socket.gethostname()).lstrip("._-")
         return name[:100] or "agent"
     if not _INSTANCE.fullmatch(given):
         root.wrong("agent_id", "must be up to 100 letters, digits, dots, dashes and underscores")

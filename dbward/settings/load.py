@@ -11,6 +11,7 @@ import os
 import re
 import tomllib
 from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
 from typing import Any, Final, TypeVar
@@ -22,6 +23,8 @@ L = TypeVar("L", bound=str)
 
 MOST_SECS: Final = 100 * 366 * 86400
 """A century: beyond it a duration is a typing mistake, and dates overflow."""
+
+CONFIG_VARIABLE: Final = "DBWARD_CONFIG_TOML"
 
 _REFERENCE = re.compile(r"\$\$\{|\$\{([^}]*)(\}?)")
 _VARIABLE = re.compile(r"([A-Za-z_][A-Za-z0-9_]*)(?::-(.*))?", re.DOTALL)
@@ -232,27 +235,62 @@ class Table:
         return None if isinstance(value, _Broken) else value
 
 
+@dataclass(frozen=True, slots=True)
+class FromVariable:
+    """The text in the environment variable `DBWARD_CONFIG_TOML`, in place of a file; relative paths start at `base`."""
+
+    base: Path
+
+
+Source = Path | FromVariable
+
+
+def choose(given: Path | None, usual: Path, env: Mapping[str, str], *, cwd: Path) -> Source:
+    """The file that was named, else the text in the environment, else the usual file; true wherever we are by then."""
+    if given is None and env.get(CONFIG_VARIABLE):
+        return FromVariable(cwd)
+    return cwd / (given or usual)
+
+
+def base_of(source: Source) -> Path:
+    """Where relative paths in it start."""
+    return source.base if isinstance(source, FromVariable) else source.absolute().parent
+
+
 def environment() -> Mapping[str, str]:
     """This process's environment: the only place it is read."""
     return os.environ  # noqa: TID251 - settings are where the environment is read
 
 
 def open_file(
-    path: Path, env: Mapping[str, str], *, shown: str | None = None, only: tuple[str, ...] | None = None
+    source: Source,
+    env: Mapping[str, str],
+    *,
+    shown: str | None = None,
+    only: tuple[str, ...] | None = None,
+    overrides: Mapping[str, tuple[str, str]] | None = None,
 ) -> tuple[Table, Problems, bytes]:
     """The root table of a TOML file with its references expanded, where to report, and the file's bytes.
 
-    `shown` is how messages name the file; with `only`, no other top-level keys are looked at.
+    `shown` is how messages name the file; with `only`, no other top-level keys are looked at. `overrides`: environment
+    variables that win over the file where they are set and not empty, each with the table and the key it stands for.
 
     Raises `Misconfigured` when it cannot be read or is not TOML.
     """
-    file = shown or str(path)
-    problems = Problems(file)
-    raw = _read(path, problems)
+    if isinstance(source, FromVariable):
+        problems = Problems(shown or CONFIG_VARIABLE)
+        # What is no UTF-8 comes as surrogates, and goes back to the bytes it was.
+        raw = env.get(CONFIG_VARIABLE, "").encode("utf-8", "surrogateescape")
+    else:
+        problems = Problems(shown or str(source))
+        raw = _read(source, problems)
     values = _parse(raw, problems)
     if only is not None:
         values = {key: value for key, value in values.items() if key in only}
     expanded = _expand_tree(values, "", env, problems)
+    for variable, (table, key) in (overrides or {}).items():
+        if (value := env.get(variable)) and isinstance(inside := expanded.setdefault(table, {}), dict):
+            inside[key] = Expanded(value)
     return Table(expanded, "", problems), problems, raw
 
 

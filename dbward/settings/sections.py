@@ -55,6 +55,7 @@ SECTIONS = (
     Section("[retention]", ("retention",)),
     Section("[audit]", ("audit_redaction",)),
     Section("[logging]", ("logging",)),
+    Section("[metrics]", ("emf_namespace",)),
     Section("[broker]", ("broker",), live=False),
     Section("[limits]", ("limits",)),
     Section("[requests]", ("max_detail_bytes", "dispatch_timeout")),

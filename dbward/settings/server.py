@@ -8,14 +8,14 @@ from dataclasses import dataclass, field
 from datetime import timedelta
 from ipaddress import IPv4Network, IPv6Network, ip_network
 from pathlib import Path
-from typing import Literal
+from typing import Final, Literal
 from urllib.parse import urlsplit
 
 from dbward.canonical import sha256_hex
 from dbward.domain.model import Dialect, PolicySet, Target
 from dbward.domain.sql.classify import MAX_BYTES
 from dbward.settings import server_access, server_features, server_limits, server_policy
-from dbward.settings.load import Table, environment, open_file
+from dbward.settings.load import FromVariable, Source, Table, base_of, environment, open_file
 from dbward.settings.logging import LogSettings, read_logging
 from dbward.settings.secret import Secret
 from dbward.settings.server_access import ConfiguredUser
@@ -26,7 +26,21 @@ from dbward.settings.server_oidc import OidcSettings
 __all__ = ["BrokerSettings", "ConfiguredUser", "ServerSettings", "StateSettings", "load_server", "parse_listen"]
 
 DEFAULT_LISTEN = ("127.0.0.1", 3000)
+KEY_SEED_MIN = 32
 DEFAULT_MAX_BYTES = 10 * 1024 * 1024
+
+OVERRIDES: Final = {
+    "DBWARD_STATE_URL": ("state", "url"),
+    "DBWARD_KEY_SEED": ("state", "key_seed"),
+    "DBWARD_METRICS_EMF_NAMESPACE": ("metrics", "emf_namespace"),
+    "DBWARD_RESULT_STORAGE_BACKEND": ("result_storage", "backend"),
+    "DBWARD_RESULT_STORAGE_BUCKET": ("result_storage", "bucket"),
+    "DBWARD_RESULT_STORAGE_REGION": ("result_storage", "region"),
+    "DBWARD_RESULT_STORAGE_PREFIX": ("result_storage", "prefix"),
+    "DBWARD_RESULT_STORAGE_ENDPOINT": ("result_storage", "endpoint"),
+    "DBWARD_RESULT_STORAGE_PATH_STYLE": ("result_storage", "path_style"),
+}
+"""What a deployment knows better than the file does: environment variables that win over it."""
 
 Network = IPv4Network | IPv6Network
 
@@ -37,11 +51,13 @@ class StateSettings:
 
     `exclusive` lets one process own the SQLite file; `lock_wait` is how long to wait for a predecessor to let go of it,
     None: as long as the file system calls for.
+    With a `key_seed` the keys and the first tokens are made from it, alike on every server that has the same.
     """
 
     url: str = field(repr=False)
     exclusive: bool = True
     lock_wait: timedelta | None = None
+    key_seed: Secret | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,7 +117,8 @@ class BrokerSettings:
 class ServerSettings:
     """Everything the server is told. `warnings` are worth a line at start; `config_digest` names the file's content.
 
-    `dialects` holds the targets whose dialect the file states; for the others the agent tells it.
+    `dialects` holds the targets whose dialect the file states; for the others the agent tells it. `emf_namespace` is
+    that of the metrics on standard output, in CloudWatch's embedded format; None for none.
     """
 
     listen: tuple[str, int]
@@ -120,6 +137,7 @@ class ServerSettings:
     logging: LogSettings = field(default_factory=LogSettings)
     http: HttpSettings = HttpSettings()
     broker: BrokerSettings = BrokerSettings()
+    emf_namespace: str | None = None
     limits: Limits = field(default_factory=Limits)
     max_detail_bytes: int = 100_000
     dispatch_timeout: timedelta = timedelta(seconds=300)
@@ -128,12 +146,12 @@ class ServerSettings:
     warnings: tuple[str, ...] = ()
 
 
-def load_server(path: Path | str, env: Mapping[str, str] | None = None) -> ServerSettings:
+def load_server(source: Source | str, env: Mapping[str, str] | None = None) -> ServerSettings:
     """Read the server's file. Raises `Misconfigured` with every mistake in it; relative paths start at its place."""
     env = environment() if env is None else env
-    path = Path(path)
-    root, problems, raw = open_file(path, env)
-    base = path.absolute().parent
+    source = source if isinstance(source, FromVariable) else Path(source)
+    root, problems, raw = open_file(source, env, overrides=OVERRIDES)
+    base = base_of(source)
     warnings: list[str] = []
 
     state_dir = base / Path(root.required("state_dir")).expanduser()
@@ -157,6 +175,7 @@ def load_server(path: Path | str, env: Mapping[str, str] | None = None) -> Serve
         logging=read_logging(root.table("logging"), env),
         http=http,
         broker=_read_broker(root.table("broker")),
+        emf_namespace=_read_namespace(root.table("metrics")),
         limits=server_limits.read_limits(root.table("limits"), max_polls=http.max_polls),
         max_detail_bytes=requests.integer("max_detail_bytes", 100_000, least=1, most=MAX_BYTES),
         dispatch_timeout=requests.secs("dispatch_timeout_secs", timedelta(seconds=300), least=1),
@@ -170,13 +189,15 @@ def load_server(path: Path | str, env: Mapping[str, str] | None = None) -> Serve
     return settings
 
 
-def read_state_dir(path: Path, env: Mapping[str, str]) -> Path:
+def read_state_dir(source: Source, env: Mapping[str, str]) -> Path:
     """Where the file says that the state is, whatever else is in it. Raises `Misconfigured` when it does not say."""
-    root, problems, _ = open_file(path, env, only=("state_dir",))
+    root, problems, _ = open_file(source, env, only=("state_dir",))
     state_dir = root.required("state_dir")
     problems.raise_found()
-    return path.absolute().parent / Path(state_dir).expanduser()
+    return base_of(source) / Path(state_dir).expanduser()
 
+
+_NAMESPACE = re.compile(r"(?!AWS/|:)[A-Za-z0-9._/#:-]{1,255}")
 
 _RETIRED = {
     "users": "list people under [[auth.users]]",
@@ -228,7 +249,15 @@ def _read_state(state: Table, state_dir: Path) -> StateSettings:
         url=f"sqlite:///{state_dir / 'dbward.db'}" if url is None else _state_url(state, url),
         exclusive=state.flag("exclusive", default=True),
         lock_wait=state.maybe_secs("lock_wait_secs"),
+        key_seed=_read_key_seed(state),
     )
+
+
+def _read_key_seed(state: Table) -> Secret | None:
+    seed = state.secret("key_seed")
+    if seed is not None and len(seed.reveal()) < KEY_SEED_MIN:
+        state.wrong("key_seed", f"must be at least {KEY_SEED_MIN} random characters")
+    return seed
 
 
 def _state_url(state: Table, url: str) -> str:
@@ -291,6 +320,13 @@ def _read_retention(table: Table) -> Retention:
         result_ttl=table.days("result_ttl_days", usual.result_ttl),
         approval_ttl=table.secs("approval_ttl_secs", usual.approval_ttl, least=1),
     )
+
+
+def _read_namespace(metrics: Table) -> str | None:
+    namespace = metrics.maybe("emf_namespace")
+    if namespace is not None and not _NAMESPACE.fullmatch(namespace):
+        metrics.wrong("emf_namespace", "must be up to 255 letters, digits and ._-/#:, and not begin with AWS/ or :")
+    return namespace
 
 
 def _read_proxies(root: Table) -> tuple[Network, ...]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 
 import pytest
@@ -245,6 +246,41 @@ def test_agents_by_status(world: World) -> None:
     found = scrape(world.rt)
     assert value(found, "dbward_agents", status="offline") == 3
     assert value(found, "dbward_agents_active") == 0
+
+
+def test_metrics_for_cloudwatch_are_one_line_where_they_are_wanted(
+    world: World, capsys: pytest.CaptureFixture[str]
+) -> None:
+    housekeeping.measure(world.rt)
+    assert capsys.readouterr().out == ""
+    rt = replace(world.rt, settings=replace(world.rt.settings, emf_namespace="dbward/blue"))
+    busy = world.agent("session-1", instance="one")
+    for session, gone in (("session-2", True), ("session-3", False)):
+        agent = world.agent(session, instance=session)
+        agents.report(rt, agent.who, agent.report(draining=gone))
+    world.clock.advance(seconds=50)
+    world.create()
+    world.clock.advance(seconds=20)
+    agents.report(rt, busy.who, busy.report(in_flight=4))
+    housekeeping.measure(rt)
+    line, end, rest = capsys.readouterr().out.partition("\n")
+    assert (end, rest) == ("\n", "")
+    said = json.loads(line)
+    about = said.pop("_aws")
+    assert said == {
+        "AgentsActive": 1,
+        "AgentsSaturated": 1,
+        "AgentsOffline": 1,  # and not the one that said goodbye
+        "QueueDepth": 1,
+        "QueueOldestSeconds": 20,
+    }
+    assert about["Timestamp"] == int(world.clock().timestamp() * 1000)
+    (directive,) = about["CloudWatchMetrics"]
+    assert (directive["Namespace"], directive["Dimensions"]) == ("dbward/blue", [[]])
+    assert {metric["Name"] for metric in directive["Metrics"]} == said.keys()
+    world.clock.advance(hours=1)
+    housekeeping.measure(rt)
+    assert json.loads(capsys.readouterr().out)["AgentsOffline"] == 1, "the one that was busy is missed now"
 
 
 def test_names_that_are_not_configured_become_one(world: World) -> None:

@@ -2,7 +2,13 @@
 
 from __future__ import annotations
 
+import json
+import socket
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from datetime import timedelta
+from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 
 import pytest
@@ -10,6 +16,7 @@ import pytest
 from dbward.domain.model import Operation, Target
 from dbward.errors import Misconfigured
 from dbward.settings.agent import ALIVE_FILE, READY_FILE, AgentSettings, load_agent
+from dbward.settings.load import FromVariable
 
 SERVER = '[server]\nurl = "http://server:3000/"\nagent_token = "${TOKEN}"\n'
 DATABASE = '[databases.app.development]\nurl = "postgresql://u:hunter2@db/app"\n'
@@ -115,3 +122,61 @@ def test_plain_http_in_public_must_be_allowed(tmp_path: Path) -> None:
     with pytest.raises(Misconfigured, match="plain http"):
         load(tmp_path, f"{public}allow_insecure = true\n{DATABASE}", DBWARD_ALLOW_INSECURE="no")
     assert not load(tmp_path, SERVER + DATABASE).insecure
+
+
+def test_the_configuration_may_be_in_the_environment(tmp_path: Path) -> None:
+    database = '[databases.app.development]\nurl = "sqlite:///app.db"\n'
+    s = load_agent(FromVariable(tmp_path), {"DBWARD_CONFIG_TOML": SERVER + database, "TOKEN": "dbw_x"})
+    assert s.databases[Target("app", "development")].reveal() == f"sqlite:///{tmp_path}/app.db"
+
+
+# --- replicas are told apart ------------------------------------------------------------------------------------------
+
+
+@contextmanager
+def ecs_metadata(status: int, body: str) -> Iterator[str]:
+    """What ECS gives each container: the URL of an endpoint that knows its task."""
+
+    class Metadata(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            found = self.path == "/v4/6f1b-1/task"
+            self.send_response(status if found else 404)
+            self.end_headers()
+            self.wfile.write(body.encode() if found else b"")
+
+        def log_message(self, *args: object) -> None:
+            return
+
+    with HTTPServer(("127.0.0.1", 0), Metadata) as server:
+        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
+        thread.start()
+        try:
+            yield f"http://127.0.0.1:{server.server_port}/v4/6f1b-1"
+        finally:
+            server.shutdown()
+            thread.join()
+
+
+TASK = {
+    "Cluster": "dbward",
+    "TaskARN": "arn:aws:ecs:eu-central-1:123456789012:task/dbward/0f9de17a6465404e8b1b2356dc13c2f8",
+}
+
+
+def test_on_ecs_the_task_names_the_agent(tmp_path: Path) -> None:
+    with ecs_metadata(200, json.dumps(TASK)) as url:
+        s = load(tmp_path, SERVER + DATABASE, ECS_CONTAINER_METADATA_URI_V4=url)
+        assert s.agent_id == "ecs-0f9de17a6465404e8b1b2356dc13c2f8"
+        named = load(tmp_path, 'agent_id = "a-1"\n' + SERVER + DATABASE, ECS_CONTAINER_METADATA_URI_V4=url)
+        assert named.agent_id == "a-1"
+
+
+@pytest.mark.parametrize(
+    ("status", "body"), [(500, json.dumps(TASK)), (200, "{}"), (200, "[]"), (200, "{"), (200, '{"TaskARN": "x/"}')]
+)
+def test_metadata_that_cannot_be_had_leaves_the_host_name(tmp_path: Path, status: int, body: str) -> None:
+    with ecs_metadata(status, body) as url:
+        s = load(tmp_path, SERVER + DATABASE, ECS_CONTAINER_METADATA_URI_V4=url)
+    assert s.agent_id.startswith(socket.gethostname()[:3].lstrip("._-"))
+    closed = load(tmp_path, SERVER + DATABASE, ECS_CONTAINER_METADATA_URI_V4=url)
+    assert closed.agent_id == s.agent_id

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dbward.errors import Misconfigured
-from dbward.settings.load import Problems, Table, env_flag, expand, open_file
+from dbward.settings.load import FromVariable, Problems, Table, base_of, choose, env_flag, expand, open_file
 from dbward.settings.secret import Secret
 
 
@@ -185,3 +185,48 @@ def test_a_secret_is_never_printed() -> None:
     assert "hunter2" not in f"{secret} {secret!r} {secret!s} {[secret]}"
     assert secret.reveal() == "hunter2"
     assert secret == Secret("hunter2") != Secret("other")
+
+
+# --- the text in the environment --------------------------------------------------------------------------------------
+
+
+def test_a_named_file_wins_over_the_variable_and_the_variable_over_the_usual_file(tmp_path: Path) -> None:
+    usual, env = Path("usual.toml"), {"DBWARD_CONFIG_TOML": "a = 1"}
+    assert choose(Path("named.toml"), usual, env, cwd=tmp_path) == tmp_path / "named.toml"
+    assert choose(None, usual, env, cwd=tmp_path) == FromVariable(tmp_path)
+    assert choose(None, usual, {"DBWARD_CONFIG_TOML": ""}, cwd=tmp_path) == tmp_path / "usual.toml"
+    assert choose(Path("/elsewhere/named.toml"), usual, {}, cwd=tmp_path) == Path("/elsewhere/named.toml")
+    assert base_of(FromVariable(tmp_path)) == base_of(tmp_path / "usual.toml") == tmp_path
+
+
+def test_the_variable_is_read_as_a_file_would_be(tmp_path: Path) -> None:
+    env = {"DBWARD_CONFIG_TOML": 'a = "${NAME}"\nb = "é"\nwrong = 1\n', "NAME": "it's\nTOMLEOF\n$(id)"}
+    root, problems, raw = open_file(FromVariable(tmp_path), env)
+    assert (root.text("a", ""), root.text("b", "")) == ("it's\nTOMLEOF\n$(id)", "é")
+    assert raw == env["DBWARD_CONFIG_TOML"].encode()
+    assert mistakes(problems) == ["DBWARD_CONFIG_TOML: wrong: unknown key"]
+
+
+def test_a_variable_that_is_not_utf8_is_a_mistake(tmp_path: Path) -> None:
+    with pytest.raises(Misconfigured, match="is not UTF-8 text"):
+        open_file(FromVariable(tmp_path), {"DBWARD_CONFIG_TOML": b"a = '\xff'".decode("utf-8", "surrogateescape")})
+
+
+def test_an_override_makes_its_table_and_replaces_what_the_file_says(tmp_path: Path) -> None:
+    path = tmp_path / "c.toml"
+    path.write_text('[there]\nkey = "file"\nother = "file"\n')
+    overrides = {"A": ("there", "key"), "B": ("new", "key"), "C": ("there", "other"), "D": ("absent", "key")}
+    root, problems, _ = open_file(path, {"A": "${A}", "B": "7", "C": ""}, overrides=overrides)
+    there = root.table("there")
+    assert (there.text("key", ""), there.text("other", "")) == ("${A}", "file")
+    assert root.table("new").integer("key", 0) == 7
+    assert not root.table("absent").present
+    problems.finish()
+
+
+def test_an_override_leaves_a_wrong_table_to_be_reported(tmp_path: Path) -> None:
+    path = tmp_path / "c.toml"
+    path.write_text("there = 1")
+    root, problems, _ = open_file(path, {"A": "x"}, shown="c.toml", overrides={"A": ("there", "key")})
+    root.table("there")
+    assert mistakes(problems) == ["c.toml: there: must be a table, [there], not a number"]
