@@ -66,6 +66,19 @@ types: .venv/.dev ## mypy, strict
 imports: .venv/.dev ## import-linter: the layers of the architecture
 	$(PY) -c 'from importlinter.cli import lint_imports_command; lint_imports_command()'
 
+.PHONY: lock
+lock: .venv/.dev ## write the lock files of the images; UPGRADE=1 moves on to the newest versions
+	$(PY) deploy/docker/lock.py $(if $(UPGRADE),--upgrade)
+
+.PHONY: sbom
+sbom: .venv/.dev ## write what the images are made of, as CycloneDX, to dist/sbom
+	@mkdir -p dist/sbom
+	@for image in server agent cli; do \
+	    $(PY) -W ignore -m cyclonedx_py requirements deploy/docker/requirements/$$image.txt --pyproject pyproject.toml \
+	        --spec-version 1.6 --output-reproducible --output-file dist/sbom/$$image.cdx.json || exit 1; \
+	    echo dist/sbom/$$image.cdx.json; \
+	done
+
 .PHONY: bench
 bench: .venv/.dev ## measure the budgets beside Celery on Redis; writes bench/results.md
 	@$(PY) -m bench $(if $(ONLY),--only $(ONLY))

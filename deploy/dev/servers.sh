@@ -1,24 +1,34 @@
 #!/bin/sh
-# Have the servers that the tests start for themselves: databases, found or installed with apt where that is possible,
-# and servers from npm, installed beside the tests.
+# Have what the tests start for themselves: databases, found or installed with apt where that is possible, servers from
+# npm, installed beside the tests, and what builds, runs and checks that which is deployed.
 set -eu
 cd "$(dirname "$0")/../.."
 check() { .venv/bin/python -m tests.support.services; }
 
 .venv/bin/python -m tests.support
 
-if check 2>/dev/null; then exit 0; fi
+if ! cmp -s deploy/dev/tools.txt .venv/tools/installed.txt; then
+    .venv/bin/python -m pip install --disable-pip-version-check --no-input --quiet --no-deps --only-binary=:all: \
+        --ignore-installed --prefix .venv/tools -r deploy/dev/tools.txt
+    cp deploy/dev/tools.txt .venv/tools/installed.txt
+fi
 
 sudo=
 if [ "$(id -u)" != 0 ]; then
     if command -v sudo >/dev/null 2>&1 && sudo -n true 2>/dev/null; then sudo='sudo -n'; else sudo=no; fi
 fi
-if command -v apt-get >/dev/null 2>&1 && [ "$sudo" != no ]; then
-    check || true
-    echo 'Installing PostgreSQL and MariaDB with apt-get ...' >&2
+# Install packages where apt and the right to use it are there; what is still missing is for the caller to see.
+install() {
+    if ! command -v apt-get >/dev/null 2>&1 || [ "$sudo" = no ]; then return; fi
+    echo "Installing $* with apt-get ..." >&2
     $sudo env DEBIAN_FRONTEND=noninteractive apt-get update -q >&2 || true
-    $sudo env DEBIAN_FRONTEND=noninteractive apt-get install -y -q --no-install-recommends postgresql mariadb-server >&2 || true
-fi
+    $sudo env DEBIAN_FRONTEND=noninteractive apt-get install -y -q --no-install-recommends "$@" >&2 || true
+}
+
+# Without these the tests of the images fail for root and are skipped for others, each saying why.
+.venv/bin/python -m tests.support.engine || install podman runc mmdebstrap debian-archive-keyring
+
+check 2>/dev/null || install postgresql mariadb-server
 if ! check; then
     echo 'The tests run against real PostgreSQL and MariaDB servers and are never skipped: see above for what is missing.' >&2
     exit 1

@@ -1,7 +1,7 @@
 """Write the lock files of the images: `make lock`, or `make lock UPGRADE=1` to move on to the newest versions.
 
 One file for each image, with every library at one version and with the hashes of its files, so that an image holds the
-same whenever it is built. `build.txt` holds what builds dbward's own wheel. Versions that a file names already are kept.
+same whenever it is built. `build.txt` holds what builds the wheel of dbward. Versions in the files are kept.
 """
 
 from __future__ import annotations

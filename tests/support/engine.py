@@ -1,0 +1,191 @@
+"""podman, for tests of the images: it builds them as anybody's engine does, and runs them on this machine.
+
+The image that the Dockerfile starts from is not fetched from a registry but made of Debian's packages: the same
+distribution and the same minor version of Python, at the same paths. It and the layers that did not change are kept in
+the user's cache directory, so that a second build takes seconds.
+
+Where podman cannot work `Unusable` says why. Tests skip for that only when they do not run as root: on a build server,
+which is root, it is a failure.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import shutil
+import ssl
+import subprocess
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cache
+from hashlib import sha256
+from pathlib import Path
+from typing import Literal
+
+from tests.support import guard, services
+from tests.support.processes import Farm, Process
+
+ROOT = Path(__file__).parents[2]
+DOCKERFILE = ROOT / "deploy" / "docker" / "Dockerfile"
+SUITE, PYTHON_IMAGE = "trixie", "docker.io/library/python:3.13-slim-trixie"
+PROGRAMS = ("podman", "runc", "mmdebstrap")
+TARGETS = ("server", "agent", "cli")
+LIMITS = ("--ulimit", "nofile=4096:4096", "--ulimit", "nproc=4096:4096")
+"""The engine would ask for more than a machine that is itself virtual may grant."""
+
+BUILT_VERSION = "0.0.0-test"
+
+Target = Literal["server", "agent", "cli"]
+
+
+class Unusable(Exception):
+    """This machine cannot run the images; the message says what is missing."""
+
+
+def missing() -> list[str]:
+    """The programs that are not installed."""
+    return [name for name in PROGRAMS if shutil.which(name) is None]
+
+
+def podman(*arguments: str, timeout: float = 900) -> str:
+    """Run podman on the store of these tests; its standard output. Raises `CalledProcessError`, with what it said."""
+    done = subprocess.run(
+        [*_podman(), *arguments],
+        cwd=ROOT,
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        timeout=timeout,
+        check=False,
+    )
+    if done.returncode:
+        error = subprocess.CalledProcessError(done.returncode, done.args)
+        error.add_note(done.stdout[-5_000:] + done.stderr[-20_000:])
+        raise error
+    return done.stdout
+
+
+def build_all() -> None:
+    """Have `localhost/dbward-server`, `-agent` and `-cli` built of this source tree; once in a session.
+
+    Raises `Unusable` where that is not possible, and `CalledProcessError` when it fails.
+    """
+    built = services.run_dir() / "images"
+    _cache().mkdir(parents=True, exist_ok=True)
+    with (_cache() / "lock").open("a") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if built.exists():
+            return
+        _prepare()
+        for target in TARGETS:
+            _build(target)
+        built.touch()
+
+
+@dataclass(frozen=True, slots=True)
+class Container:
+    """One that runs."""
+
+    name: str
+    image: str
+    process: Process
+
+    def exec(self, *command: str) -> subprocess.CompletedProcess[str]:
+        """Run a command inside, as the container's user."""
+        return subprocess.run(
+            [*_podman(), "exec", self.name, *command], capture_output=True, text=True, timeout=60, check=False
+        )
+
+    def healthy(self) -> bool:
+        """What the image's own health check says."""
+        check = json.loads(podman("image", "inspect", self.image))[0]["Healthcheck"]["Test"]
+        assert check[0] == "CMD", "without a shell"
+        return self.exec(*check[1:]).returncode == 0
+
+    def stop(self, secs: int) -> int:
+        """SIGTERM, and the exit status; a container that takes longer is killed, which is status 137."""
+        podman("stop", "--time", str(secs), self.name)
+        return self.process.wait(secs + 30)
+
+
+@contextmanager
+def running(
+    farm: Farm, target: Target, *options: str, name: str | None = None, arguments: Sequence[str] = ()
+) -> Iterator[Container]:
+    """A container of the image, as a hardened platform runs it: read-only, without capabilities or a way to gain any.
+
+    `options` are podman's, `arguments` go to the program. What it writes is in the farm's logs under `name`.
+    """
+    unique = f"{name or target}-{sha256(bytes(farm.dir)).hexdigest()[:12]}"
+    hardened = ["--read-only", "--cap-drop", "all", "--security-opt", "no-new-privileges"]
+    about = ["--rm", "--name", unique, "--no-healthcheck", "--env", guard.MARK]
+    argv = [*_podman(), "run", *about, *LIMITS, *hardened, *options, image(target), *arguments]
+    try:
+        yield Container(unique, image(target), farm.spawn(name or target, argv))
+    finally:
+        subprocess.run([*_podman(), "rm", "--force", "--ignore", unique], capture_output=True, timeout=60, check=False)
+
+
+def image(target: Target) -> str:
+    return f"localhost/dbward-{target}"
+
+
+def _prepare() -> None:
+    if names := missing():
+        raise Unusable(f"not installed: {', '.join(names)} (Debian: apt-get install {' '.join(PROGRAMS)})")
+    try:
+        podman("container", "prune", "--force", "--filter", "until=2h")  # of sessions that were killed
+        podman("image", "prune", "--force", "--filter", "until=336h")
+    except subprocess.CalledProcessError as e:
+        raise Unusable("podman does not work here: " + " ".join(e.__notes__)) from e
+    if subprocess.run([*_podman(), "image", "exists", PYTHON_IMAGE], capture_output=True, check=False).returncode:
+        _make_base(_cache() / "base.tar")
+
+
+def _build(target: str) -> None:
+    options = ["--isolation", "chroot", "--pull=never", "--format", "docker", "--layers", "--network", "host"]
+    trusted = ssl.get_default_verify_paths().cafile
+    if trusted:  # a build must trust whom this machine trusts
+        options += ["--volume", f"{Path(trusted).resolve()}:/etc/ssl/certs/ca-certificates.crt:ro"]
+    options += ["--build-arg", f"PYTHON_IMAGE={PYTHON_IMAGE}", "--build-arg", f"VERSION={BUILT_VERSION}"]
+    podman("build", *options, "--file", str(DOCKERFILE), "--target", target, "--tag", f"dbward-{target}", ".")
+
+
+def _make_base(archive: Path) -> None:
+    """What `python:3.13-slim` is, from Debian's packages."""
+    left_out = [f"--dpkgopt=path-exclude=/usr/share/{name}/*" for name in ("doc", "man", "locale")]
+    links = [f'--customize-hook=ln -s /usr/bin/python3 "$1/usr/local/bin/{name}"' for name in ("python", "python3")]
+    packages = "--include=python3,python3-venv,ca-certificates"
+    command = ["mmdebstrap", "--quiet", "--variant=minbase", packages, *left_out, *links, SUITE, str(archive)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise Unusable(f"mmdebstrap failed with {done.returncode}:\n{done.stderr}")
+    podman("import", "--quiet", str(archive), PYTHON_IMAGE)
+    archive.unlink()
+
+
+@cache
+def _podman() -> tuple[str, ...]:
+    run_root = f"/tmp/dbward-tests-podman-{os.geteuid()}"
+    options = ["--root", str(_cache() / "store"), "--runroot", run_root, "--runtime", "runc"]
+    return ("podman", *options, "--cgroup-manager=cgroupfs", "--events-backend=none")
+
+
+def _cache() -> Path:
+    base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    return Path(base) / "dbward-tests" / "engine"
+
+
+def main() -> int:
+    """`python -m tests.support.engine`: say what is not installed; 0 when everything is."""
+    names = missing()
+    if names:
+        print("not installed: " + ", ".join(names), file=sys.stderr)
+    return 1 if names else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
