@@ -7,6 +7,7 @@ import secrets
 import uuid
 
 TOKEN_PREFIX = "dbw_"
+TOKEN_BYTES = 16
 
 
 def new_id() -> str:
@@ -16,7 +17,12 @@ def new_id() -> str:
 
 def new_token() -> str:
     """A plaintext API token: `dbw_` and 32 lower-case hex digits (128 random bits). Shown once, stored hashed."""
-    return TOKEN_PREFIX + secrets.token_hex(16)
+    return token_of(secrets.token_bytes(TOKEN_BYTES))
+
+
+def token_of(random: bytes) -> str:
+    """The token that `TOKEN_BYTES` random bytes make."""
+    return TOKEN_PREFIX + random.hex()
 
 
 def token_prefix(plaintext: str) -> str:

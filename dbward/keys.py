@@ -1,7 +1,8 @@
 """The server's two Ed25519 keys: one signs execution tokens, the other the audit log's head and checkpoints.
 
-Both live in `state_dir` as 32 raw bytes, mode 0600. `audit-keys.json` keeps the public half of every audit key ever
-used, so that checkpoints signed before a rotation still verify.
+Both live in `state_dir` as 32 raw bytes, mode 0600: random ones, or those that a seed stands for, which replicas have
+in common. `audit-keys.json` keeps the public half of every audit key ever used, so that checkpoints signed before a
+rotation still verify.
 """
 
 from __future__ import annotations
@@ -12,11 +13,15 @@ import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
+from hashlib import sha256
 from pathlib import Path
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
+from cryptography.hazmat.primitives.hashes import SHA256
+from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 
 from dbward.errors import Misconfigured
+from dbward.settings.secret import Secret
 
 EXECUTION_KEY = "signing.key"
 AUDIT_KEY = "audit-signing.key"
@@ -58,6 +63,30 @@ def replace_file(path: Path, data: bytes) -> None:
 def missing(state_dir: Path) -> list[str]:
     """The names of the key files that are not there."""
     return [name for name in (EXECUTION_KEY, AUDIT_KEY, AUDIT_KEYRING) if not (state_dir / name).exists()]
+
+
+def from_seed(seed: Secret, purpose: str, length: int) -> bytes:
+    """So many bytes that nobody can tell from random ones without the seed; the same for the same purpose."""
+    return HKDF(SHA256(), length, salt=b"dbward", info=purpose.encode()).derive(seed.reveal().encode())
+
+
+def create_seeded(state_dir: Path, seed: Secret) -> None:
+    """Write the keys that `seed` stands for where there are none. Raises `Misconfigured` where there are others."""
+    execution, audit = (from_seed(seed, purpose, 32) for purpose in ("execution key", "audit key"))
+    public = Ed25519PrivateKey.from_private_bytes(audit).public_key().public_bytes_raw()
+    key_id = f"k-{sha256(public).hexdigest()[:16]}"
+    ring = {"current": key_id, "keys": {key_id: base64.b64encode(public).decode()}}
+    for name, data in (
+        (EXECUTION_KEY, execution),
+        (AUDIT_KEY, audit),
+        (AUDIT_KEYRING, json.dumps(ring).encode()),
+    ):
+        if not write_private(state_dir / name, data) and (state_dir / name).read_bytes() != data:
+            raise Misconfigured(
+                f"{state_dir / name} is not what `[state] key_seed` stands for",
+                code="key.mismatch",
+                hint="give the seed that it was made from, or none where it was not made from one",
+            )
 
 
 def create_missing(state_dir: Path, now: datetime) -> None:

@@ -43,8 +43,10 @@ log = logging.getLogger("dbward.server")
 SPARE_THREADS = 64
 """For calls that do not wait, beside one thread for each that does."""
 SPARE_CONNECTIONS = 1000
-KEEP_ALIVE_SECS = 75
-"""Longer than any poll's wait, so that an agent's connection lives from one poll to the next."""
+KEEP_ALIVE_SECS = 340
+"""Longer than any poll's wait, so that an agent's connection lives from one poll to the next; and longer than a load
+balancer is told to keep one, which would answer 502 for what it sends into a connection that we close at that moment.
+"""
 HEARTBEAT_SECS = 120
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -9,6 +11,7 @@ from sqlalchemy import func, select
 
 from dbward import ids, keys
 from dbward.client.shapes import NewToken
+from dbward.db.migrations import migrate
 from dbward.db.tables import audit_events, tokens
 from dbward.errors import Misconfigured, Refused, Unauthorized
 from dbward.runtime import Runtime, open_runtime
@@ -307,5 +310,86 @@ def test_a_start_that_fails_has_changed_nothing_of_the_people(place: Place, cloc
         assert world.events(event_type="user.suspended") == []
         with pytest.raises(Refused):
             world.create("bob")
+    finally:
+        world.rt.close()
+
+
+# --- keys and first tokens of a seed ----------------------------------------------------------------------------------
+
+SEED = "a-seed-of-thirty-two-characters!"
+
+
+def seeded(place: Place, name: str, seed: str = SEED) -> ServerSettings:
+    """A server on this state with a state directory of its own."""
+    place.env["DBWARD_KEY_SEED"] = seed
+    return replace(place.load(), state_dir=place.path / name)
+
+
+def test_servers_with_one_seed_need_no_common_files(place: Place, clock: Clock) -> None:
+    one, other = seeded(place, "one"), seeded(place, "other")
+    world, made = started(one, clock)
+    world.rt.close()
+    assert made
+    world, made = started(other, clock)
+    try:
+        assert not made
+        assert contents(other) == contents(one)
+        assert {(other.state_dir / name).stat().st_mode & 0o777 for name in (*TOKENS, *KEYS)} == {0o600}
+        assert world.enter((other.state_dir / "admin-token").read_text()).subject == "admin"
+        assert world.verify()["valid"]
+    finally:
+        world.rt.close()
+    found = contents(one)
+    assert len({found["signing.key"], found["audit-signing.key"]}) == 2
+    assert found["admin-token"] != found["agent-token"]
+
+
+def test_another_seed_is_refused(place: Place, clock: Clock) -> None:
+    world, _ = started(seeded(place, "one"), clock)
+    world.rt.close()
+    assert misconfigured(seeded(place, "one", SEED[::-1]), clock) == "key.mismatch"
+    assert misconfigured(seeded(place, "fresh", SEED[::-1]), clock) == "key.mismatch"
+    del place.env["DBWARD_KEY_SEED"]
+    assert misconfigured(replace(place.load(), state_dir=place.path / "bare"), clock) == "key.missing"
+
+
+def test_a_seed_does_not_take_the_place_of_random_keys(place: Place, clock: Clock) -> None:
+    settings = place.load()
+    world, _ = started(settings, clock)
+    world.rt.close()
+    assert misconfigured(seeded(place, settings.state_dir.name), clock) == "key.mismatch"
+    assert misconfigured(seeded(place, "fresh"), clock) == "key.mismatch"
+
+
+def test_tokens_made_by_force_are_not_those_of_the_seed(place: Place, clock: Clock) -> None:
+    world, _ = started(seeded(place, "one"), clock)
+    world.rt.close()
+    old = contents(seeded(place, "one"))["admin-token"].decode()
+    world, made = started(seeded(place, "one"), clock, force_bootstrap=True)
+    world.rt.close()
+    assert made
+    world, made = started(seeded(place, "other"), clock)
+    try:
+        assert not made
+        assert [name for name in TOKENS if (place.path / "other" / name).exists()] == []
+        with pytest.raises(Unauthorized):
+            world.enter(old)
+    finally:
+        world.rt.close()
+
+
+def test_servers_that_start_together_make_the_first_tokens_once(place: Place, clock: Clock) -> None:
+    if place.url.startswith("sqlite"):
+        pytest.skip("SQLite has one owner")
+    settings = [seeded(place, f"replica-{n}") for n in range(4)]
+    migrate(settings[0].state)
+    with ThreadPoolExecutor(len(settings)) as pool:
+        made = list(pool.map(lambda each: bootstrap.prepare(each, now=clock), settings))
+    assert sorted(made) == [False, False, False, True]
+    assert all(contents(each) == contents(settings[0]) for each in settings)
+    world = World(open_runtime(settings[0], now=clock), clock)
+    try:
+        assert count(world.rt) == 2 + len(PEOPLE)
+        assert world.verify()["valid"]
     finally:
         world.rt.close()
