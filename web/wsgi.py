@@ -1,7 +1,8 @@
 """The server process: one gunicorn worker of many threads around the application.
 
-The master takes the lock on the state, has it prepared by a child, binds the address and then only watches over its
-worker. Everything that must not cross a fork (the database, threads, wake-ups) is opened in the worker.
+The master binds the address, takes the lock on the state and has it prepared by a child, while another child tells who
+asks that the server is not ready yet. Then it only watches over its worker. Everything that must not cross a fork (the
+database, threads, wake-ups) is opened in the worker.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
+import select
 import signal
 import socket
 import sys
@@ -62,19 +64,21 @@ def serve(
         signal.signal(number, _stop)
     signal.signal(signal.SIGHUP, signal.SIG_IGN)  # there is nothing yet that could read its settings again
     lock = StateLock(settings.state_dir)
-    with answering(app) as say:
-        _own(lock, settings, lambda: say("waiting"))
-        say("starting")
-        made = _prepare(settings, force_bootstrap=force_bootstrap)
-    if made:
-        where = settings.state_dir
-        sys.stderr.write(
-            f"[init] bootstrap tokens written to {where / bootstrap.ADMIN_TOKEN}, {where / bootstrap.AGENT_TOKEN}\n"
-        )
     try:
-        return _run(app)
+        with answering(app) as say:
+            _own(lock, settings, lambda: say("waiting"))
+            say("starting")
+            made = _prepare(settings, force_bootstrap=force_bootstrap)
+        if made:
+            where = settings.state_dir
+            sys.stderr.write(
+                f"[init] bootstrap tokens written to {where / bootstrap.ADMIN_TOKEN}, {where / bootstrap.AGENT_TOKEN}\n"
+            )
+        try:
+            return _run(app)
+        finally:
+            signalling.remove_pid(settings.state_dir)
     finally:
-        signalling.remove_pid(settings.state_dir)
         lock.release()
 
 
@@ -85,9 +89,12 @@ def _stop(_number: int, _frame: FrameType | None) -> None:
 
 def _own(lock: StateLock, settings: ServerSettings, on_wait: Callable[[], None]) -> None:
     """Become the one server on this state. Raises Misconfigured."""
-    for doubt in connect.check_filesystem(settings.state):
-        log.warning(doubt)
-    wait = connect.patience(settings.state, settings.state_dir)
+    try:
+        for doubt in connect.check_filesystem(settings.state):
+            log.warning(doubt)
+        wait = connect.patience(settings.state, settings.state_dir)
+    except OSError as e:
+        raise Misconfigured(f"the state directory cannot be used: {e}", code="state_dir_unusable") from e
 
     def waiting(whose: str) -> None:
         log.warning("%s; waiting up to %d seconds for it to let go", whose, wait.total_seconds())
@@ -293,7 +300,11 @@ class Worker(Serving):
         os.close(write_end)
 
         def listen() -> None:
-            while os.read(read_end, 4096):
+            there = select.poll()
+            there.register(read_end, select.POLLIN)
+            # A thread asleep in `read` may still take what comes after its process was killed; one asleep in `poll`
+            # leaves it to the worker that comes next.
+            while there.poll() and os.read(read_end, 4096):
                 self.reload_wanted.set()
                 if self.settings_reloader is not None:
                     self.settings_reloader.wake()

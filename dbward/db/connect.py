@@ -79,16 +79,13 @@ def check_filesystem(settings: StateSettings, look: Callable[[Path], Filesystem]
     """What is doubtful about the place of the SQLite file, in sentences; nothing on PostgreSQL.
 
     Raises Misconfigured when it would be shared through memory on a network file system (`state_on_network`), or when
-    other machines would not see our locks there (`state_unlocked`).
+    other machines would not see our locks there (`state_unlocked`), and OSError.
     """
     url = parse_url(settings)
     if url.get_backend_name() != "sqlite":
         return []
     directory = sqlite_path(url).parent
-    try:
-        found = look(directory)
-    except OSError as error:
-        raise Misconfigured(f"the state database cannot be opened: {error}", code="state_unreadable") from error
+    found = look(directory)
     if found.network and not settings.exclusive:
         raise Misconfigured(
             f"{directory} is on a network file system ({found.kind}), where [state] exclusive = false corrupts the "

@@ -8,6 +8,7 @@ import signal
 import socket
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from datetime import timedelta
 from pathlib import Path
 from types import FrameType, TracebackType
@@ -71,7 +72,10 @@ class StateLock:
         raise self._refusal(fd)
 
     def _refusal(self, fd: int) -> Misconfigured:
-        pid, _, host = os.pread(fd, 300, 0).decode(errors="replace").strip().partition(" ")
+        said = b""
+        with suppress(OSError):  # some file systems let nobody read what another has locked
+            said = os.pread(fd, 300, 0)
+        pid, _, host = said.decode(errors="replace").strip().partition(" ")
         holder = f"process {pid} on {host}" if pid and host else "process unknown"
         return Misconfigured(
             f"another dbward server ({holder}) is using {self._path.parent}",

@@ -5,6 +5,7 @@ from __future__ import annotations
 import resource
 from contextlib import suppress
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import psutil
@@ -33,8 +34,8 @@ def ready(server: Server) -> tuple[int, Any]:
     return status, said["status"]
 
 
-def submit(server: Server) -> str:
-    body = {"database": "app", "environment": "production", "detail": "SELECT 1"}
+def submit(server: Server, environment: str = "production") -> str:
+    body = {"database": "app", "environment": environment, "detail": "SELECT 1"}
     status, made = call("POST", f"{server.url}/api/requests", server.admin_token, body)
     assert status == 201
     return str(made["id"])
@@ -61,7 +62,9 @@ def worker_of(process: Process) -> psutil.Process:
     return worker
 
 
-def test_who_waits_takes_over_from_one_that_was_killed_and_from_one_that_stops(farm: Farm, free_port: int) -> None:
+def test_who_waits_takes_over_from_one_that_was_killed_and_from_one_that_stops(
+    farm: Farm, free_port: int, sqlite_path: Path
+) -> None:
     first = farm.server(config=PATIENT, name="first")
     made = [submit(first)]
     second = standby(farm, first, free_port)
@@ -70,11 +73,17 @@ def test_who_waits_takes_over_from_one_that_was_killed_and_from_one_that_stops(f
     status, said = call("POST", f"{second.url}/api/requests", second.admin_token, {})
     assert (status, said["code"]) == (503, "server.waiting")
     made.append(submit(first))  # which is not disturbed
+    sqlite_path.touch()
+    agent = farm.agent(second, {("app", "development"): f"sqlite:///{sqlite_path}"}, ready=False)
+    farm.until(lambda: "trying again" in agent.log(), "the agent waits, too", agent)
 
     first.process.kill()
     farm.until(lambda: ready(second) == (200, "ok"), "the second has taken over", second.process)
     assert_holds(second, made)
-    made.append(submit(second))
+    farm.until((farm.dir / "agent-probes" / "ready").exists, "the agent is ready", agent)
+    made.append(submit(second, "development"))
+    path = f"{second.url}/api/requests/{made[-1]}?wait=20"
+    farm.until(lambda: call("GET", path, second.admin_token)[1]["status"] == "executed", "the agent has run it", agent)
 
     third = standby(farm, first, first.port, "third")
     assert second.process.terminate() == 0
