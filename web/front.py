@@ -121,8 +121,12 @@ class HeadFirst(ThreadWorker):  # type: ignore[misc]  # gunicorn carries no type
         super().murder_pending()
         if not self.alive:
             since = monotonic() + HEAD_SECS - LINGER_SECS
-            for conn in [conn for conn in self.pending_conns if conn.timeout < since and not _read_ahead(conn)]:
+            for conn in [conn for conn in self.pending_conns if conn.timeout < since and not self._worth_waiting(conn)]:
                 self._drop(conn)
+
+    def _worth_waiting(self, conn: Any) -> bool:
+        """Whether a stopping server waits for the rest of a head; its first bytes are there, or not even they."""
+        return bool(_read_ahead(conn))
 
     def _keepalive_after(self, conn: Any, keepalive: Any) -> bool:
         return bool(keepalive) and bool(conn.parser.finish_body(deadline=monotonic() + DRAIN_SECS))

@@ -88,6 +88,9 @@ class Waiting(Serving):
         self.wsgi = wsgi
         threading.Thread(target=self._listen, name="dbward-master", daemon=True).start()
 
+    def _worth_waiting(self, conn: Any) -> bool:  # noqa: ARG002
+        return False  # the answer would be "try again", and meanwhile the server itself does not start
+
     def _listen(self) -> None:
         with suppress(EOFError):
             while True:
