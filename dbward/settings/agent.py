@@ -74,7 +74,7 @@ def load_agent(source: Source | str, env: Mapping[str, str] | None = None) -> Ag
     """Read the agent's file. Raises `Misconfigured` with every mistake in it; relative paths start at its place."""
     env = environment() if env is None else env
     source = source if isinstance(source, FromVariable) else Path(source)
-    root, problems, _ = open_file(source, env)
+    root, problems, _ = open_file(source, env, files=True)
     base = base_of(source)
     warnings: list[str] = []
     first = _milliseconds(root, "startup_retry_initial_ms", 1000)

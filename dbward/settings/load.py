@@ -2,6 +2,10 @@
 
 `${VAR}` and `${VAR:-default}` are expanded inside the parsed string values, never in the raw text, so a value cannot
 change the structure of the file and comments are left alone. `$${` stands for a literal `${`.
+
+`${file:/absolute/path}` is the content of a file, without the line break at its end: the way in which platforms hand
+secrets to a process. Only where the configuration is the machine's own; one that comes with a project could otherwise
+have any file of whoever works in it sent somewhere.
 """
 
 from __future__ import annotations
@@ -10,9 +14,10 @@ import difflib
 import os
 import re
 import tomllib
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from datetime import timedelta
+from functools import partial
 from pathlib import Path
 from typing import Any, Final, TypeVar
 
@@ -28,6 +33,8 @@ CONFIG_VARIABLE: Final = "DBWARD_CONFIG_TOML"
 
 _REFERENCE = re.compile(r"\$\$\{|\$\{([^}]*)(\}?)")
 _VARIABLE = re.compile(r"([A-Za-z_][A-Za-z0-9_]*)(?::-(.*))?", re.DOTALL)
+_FILE = "file:"
+_MOST_FILE_BYTES = 64 * 1024
 
 
 class _Broken:
@@ -269,11 +276,13 @@ def open_file(
     shown: str | None = None,
     only: tuple[str, ...] | None = None,
     overrides: Mapping[str, tuple[str, str]] | None = None,
+    files: bool = False,
 ) -> tuple[Table, Problems, bytes]:
     """The root table of a TOML file with its references expanded, where to report, and the file's bytes.
 
     `shown` is how messages name the file; with `only`, no other top-level keys are looked at. `overrides`: environment
     variables that win over the file where they are set and not empty, each with the table and the key it stands for.
+    With `files`, values may refer to the content of files.
 
     Raises `Misconfigured` when it cannot be read or is not TOML.
     """
@@ -287,20 +296,22 @@ def open_file(
     values = _parse(raw, problems)
     if only is not None:
         values = {key: value for key, value in values.items() if key in only}
-    expanded = _expand_tree(values, "", env, problems)
+    expanded = _expand_tree(values, "", partial(expand, env=env, files=files), problems)
     for variable, (table, key) in (overrides or {}).items():
         if (value := env.get(variable)) and isinstance(inside := expanded.setdefault(table, {}), dict):
             inside[key] = Expanded(value)
     return Table(expanded, "", problems), problems, raw
 
 
-def expand(text: str, env: Mapping[str, str]) -> str:
+def expand(text: str, env: Mapping[str, str], *, files: bool = False) -> str:
     """`text` with its references replaced. Raises `ValueError` saying what is wrong, never showing a value."""
 
     def replace(match: re.Match[str]) -> str:
         if match.group() == "$${":
             return "${"
         inside, end = match.groups()
+        if files and end and inside.startswith(_FILE):
+            return _content(Path(inside.removeprefix(_FILE)))
         variable = _VARIABLE.fullmatch(inside)
         if variable is None or not end:
             msg = "malformed `${`: write ${NAME} or ${NAME:-default}, and `$${` for a literal `${`"
@@ -316,6 +327,23 @@ def expand(text: str, env: Mapping[str, str]) -> str:
         return value
 
     return _REFERENCE.sub(replace, text)
+
+
+def _content(path: Path) -> str:
+    """What a file holds, without the line break at its end. Raises `ValueError`, which names the file only."""
+    if not path.is_absolute():
+        raise ValueError(f"${{file:{path}}} needs an absolute path")
+    try:
+        with path.open("rb") as file:
+            raw = file.read(_MOST_FILE_BYTES + 1)
+        text = raw.decode()
+    except OSError as e:
+        raise ValueError(f"{path} cannot be read: {e.strerror}") from e
+    except ValueError as e:
+        raise ValueError(f"{path} is not UTF-8 text") from e
+    if len(raw) > _MOST_FILE_BYTES:
+        raise ValueError(f"{path} is larger than {_MOST_FILE_BYTES} bytes")
+    return text.removesuffix("\n").removesuffix("\r")
 
 
 def env_flag(env: Mapping[str, str], name: str) -> bool | None:
@@ -348,14 +376,14 @@ def _parse(raw: bytes, problems: Problems) -> dict[str, Any]:
     raise AssertionError
 
 
-def _expand_tree(value: Any, path: str, env: Mapping[str, str], problems: Problems) -> Any:
+def _expand_tree(value: Any, path: str, expand_text: Callable[[str], str], problems: Problems) -> Any:
     if isinstance(value, dict):
-        return {k: _expand_tree(v, f"{path}.{k}" if path else k, env, problems) for k, v in value.items()}
+        return {k: _expand_tree(v, f"{path}.{k}" if path else k, expand_text, problems) for k, v in value.items()}
     if isinstance(value, list):
-        return [_expand_tree(item, f"{path}[{i}]", env, problems) for i, item in enumerate(value)]
+        return [_expand_tree(item, f"{path}[{i}]", expand_text, problems) for i, item in enumerate(value)]
     if isinstance(value, str) and "${" in value:
         try:
-            return Expanded(expand(value, env))
+            return Expanded(expand_text(value))
         except ValueError as e:
             problems.add(path, str(e))
             return _Broken()

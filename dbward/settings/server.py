@@ -150,7 +150,7 @@ def load_server(source: Source | str, env: Mapping[str, str] | None = None) -> S
     """Read the server's file. Raises `Misconfigured` with every mistake in it; relative paths start at its place."""
     env = environment() if env is None else env
     source = source if isinstance(source, FromVariable) else Path(source)
-    root, problems, raw = open_file(source, env, overrides=OVERRIDES)
+    root, problems, raw = open_file(source, env, overrides=OVERRIDES, files=True)
     base = base_of(source)
     warnings: list[str] = []
 
@@ -191,7 +191,7 @@ def load_server(source: Source | str, env: Mapping[str, str] | None = None) -> S
 
 def read_state_dir(source: Source, env: Mapping[str, str]) -> Path:
     """Where the file says that the state is, whatever else is in it. Raises `Misconfigured` when it does not say."""
-    root, problems, _ = open_file(source, env, only=("state_dir",))
+    root, problems, _ = open_file(source, env, only=("state_dir",), files=True)
     state_dir = root.required("state_dir")
     problems.raise_found()
     return base_of(source) / Path(state_dir).expanduser()

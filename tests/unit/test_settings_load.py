@@ -75,6 +75,43 @@ def test_expansion_happens_in_values_only(tmp_path: Path) -> None:
     problems.finish()
 
 
+def test_a_reference_to_a_file_is_its_content(tmp_path: Path) -> None:
+    secret = tmp_path / "secret"
+    for content in ("pa${A}ss", "pa${A}ss\n", "pa${A}ss\r\n"):
+        secret.write_bytes(content.encode())
+        assert expand(f"<${{file:{secret}}}>", {}, files=True) == "<pa${A}ss>"
+    secret.write_text("two\nlines\n\n")
+    assert expand(f"${{file:{secret}}}", {}, files=True) == "two\nlines\n"
+
+
+@pytest.mark.parametrize(
+    ("content", "path", "said"),
+    [
+        (None, "{}", "No such file"),
+        (None, "secret", "absolute"),
+        (b"\xff", "{}", "not UTF-8"),
+        (b"x" * 65537, "{}", "larger than 65536 bytes"),
+    ],
+)
+def test_a_file_that_cannot_be_used_is_named(tmp_path: Path, content: bytes | None, path: str, said: str) -> None:
+    secret = tmp_path / "secret"
+    if content is not None:
+        secret.write_bytes(content)
+    with pytest.raises(ValueError, match=said) as e:
+        expand("${file:" + path.format(secret) + "}", {}, files=True)
+    assert content is None or content.decode("latin-1") not in str(e.value)
+
+
+def test_only_the_machines_own_configuration_may_refer_to_files(tmp_path: Path) -> None:
+    (tmp_path / "secret").write_text("dbw_0")
+    (tmp_path / "config.toml").write_text(f'token = "${{file:{tmp_path / "secret"}}}"')
+    with pytest.raises(Misconfigured, match="malformed"):
+        open_file(tmp_path / "config.toml", {})[1].raise_found()
+    table, problems, _ = open_file(tmp_path / "config.toml", {}, files=True)
+    problems.raise_found()
+    assert table.text("token", "") == "dbw_0"
+
+
 def test_an_expanded_text_may_be_a_number_or_a_boolean(tmp_path: Path) -> None:
     root, problems = read(tmp_path, 'n = "${N}"\nb = "${B}"\ns = "5"', N="12", B="true")
     assert root.integer("n", 0) == 12
