@@ -8,8 +8,8 @@ check() { .venv/bin/python -m tests.support.services; }
 .venv/bin/python -m tests.support
 
 if ! cmp -s deploy/dev/tools.txt .venv/tools/installed.txt; then
-    .venv/bin/python -m pip install --disable-pip-version-check --no-input --quiet --no-deps --only-binary=:all: \
-        --ignore-installed --prefix .venv/tools -r deploy/dev/tools.txt
+    .venv/bin/python -m venv --clear .venv/tools
+    .venv/tools/bin/python -m pip install --disable-pip-version-check --no-input --quiet --only-binary=:all: -r deploy/dev/tools.txt
     cp deploy/dev/tools.txt .venv/tools/installed.txt
 fi
 
@@ -26,7 +26,7 @@ install() {
 }
 
 # Without these the tests of the images fail for root and are skipped for others, each saying why.
-.venv/bin/python -m tests.support.engine || install podman runc mmdebstrap debian-archive-keyring
+.venv/bin/python -m tests.support.engine || install podman runc netavark aardvark-dns mmdebstrap debian-archive-keyring
 
 check 2>/dev/null || install postgresql mariadb-server
 if ! check; then

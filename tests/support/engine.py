@@ -13,6 +13,7 @@ from __future__ import annotations
 import fcntl
 import json
 import os
+import shlex
 import shutil
 import ssl
 import subprocess
@@ -32,9 +33,23 @@ ROOT = Path(__file__).parents[2]
 DOCKERFILE = ROOT / "deploy" / "docker" / "Dockerfile"
 SUITE, PYTHON_IMAGE = "trixie", "docker.io/library/python:3.13-slim-trixie"
 PROGRAMS = ("podman", "runc", "mmdebstrap")
+TOOLS = ROOT / ".venv" / "tools" / "bin"
+"""Programs of `deploy/dev/tools.txt`."""
 TARGETS = ("server", "agent", "cli")
-LIMITS = ("--ulimit", "nofile=4096:4096", "--ulimit", "nproc=4096:4096")
-"""The engine would ask for more than a machine that is itself virtual may grant."""
+CONFIG = """
+[containers]
+# The engine would ask for more than a machine that is itself virtual may grant.
+default_ulimits = ["nofile=4096:4096", "nproc=4096:4096"]
+
+[engine]
+runtime = "runc"
+cgroup_manager = "cgroupfs"
+events_logger = "none"
+
+[network]
+network_backend = "netavark"
+network_config_dir = "{networks}"
+"""
 
 BUILT_VERSION = "0.0.0-test"
 
@@ -122,11 +137,21 @@ def running(
     unique = f"{name or target}-{sha256(bytes(farm.dir)).hexdigest()[:12]}"
     hardened = ["--read-only", "--cap-drop", "all", "--security-opt", "no-new-privileges"]
     about = ["--rm", "--name", unique, "--no-healthcheck", "--env", guard.MARK]
-    argv = [*_podman(), "run", *about, *LIMITS, *hardened, *options, image(target), *arguments]
+    argv = [*_podman(), "run", *about, *hardened, *options, image(target), *arguments]
     try:
-        yield Container(unique, image(target), farm.spawn(name or target, argv))
+        yield Container(unique, image(target), farm.spawn(name or target, argv, env=environment()))
     finally:
-        subprocess.run([*_podman(), "rm", "--force", "--ignore", unique], capture_output=True, timeout=60, check=False)
+        subprocess.run(
+            [*_podman(), "rm", "--force", "--ignore", "--volumes", unique],
+            env=environment(),
+            capture_output=True,
+            timeout=60,
+            check=False,
+        )
+
+
+def has_image(name: str) -> bool:
+    return subprocess.run([*_podman(), "image", "exists", name], env=environment(), check=False).returncode == 0
 
 
 def image(target: Target) -> str:
@@ -141,7 +166,7 @@ def _prepare() -> None:
         podman("image", "prune", "--force", "--filter", "until=336h")
     except subprocess.CalledProcessError as e:
         raise Unusable("podman does not work here: " + " ".join(e.__notes__)) from e
-    if subprocess.run([*_podman(), "image", "exists", PYTHON_IMAGE], capture_output=True, check=False).returncode:
+    if not has_image(PYTHON_IMAGE):
         _make_base(_cache() / "base.tar")
 
 
@@ -167,11 +192,36 @@ def _make_base(archive: Path) -> None:
     archive.unlink()
 
 
+def wrapper(path: Path) -> Path:
+    """Write a program that is podman on the store of these tests."""
+    path.write_text(f'#!/bin/sh\nexport CONTAINERS_CONF={_config()}\nexec {shlex.join(_podman())} "$@"\n')
+    path.chmod(0o755)
+    return path
+
+
+@contextmanager
+def alone() -> Iterator[None]:
+    """While no other session on this machine is in here: for what has names and networks of its own."""
+    with (_cache() / "alone").open("a") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
+
+
+def environment() -> dict[str, str]:
+    return {**os.environ, "CONTAINERS_CONF": str(_config())}
+
+
 @cache
+def _config() -> Path:
+    path = _cache() / "containers.conf"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    fresh = path.with_suffix(f".{os.getpid()}")
+    fresh.write_text(CONFIG.format(networks=_cache() / "networks"))
+    return fresh.replace(path)
+
+
 def _podman() -> tuple[str, ...]:
-    run_root = f"/tmp/dbward-tests-podman-{os.geteuid()}"
-    options = ["--root", str(_cache() / "store"), "--runroot", run_root, "--runtime", "runc"]
-    return ("podman", *options, "--cgroup-manager=cgroupfs", "--events-backend=none")
+    return ("podman", "--root", str(_cache() / "store"), "--runroot", f"/tmp/dbward-tests-podman-{os.geteuid()}")
 
 
 def _cache() -> Path:
