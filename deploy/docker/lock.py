@@ -13,15 +13,17 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
 REQUIREMENTS = Path(__file__).resolve().parent / "requirements"
-IMAGES = {"server": ("--extra", "server"), "agent": ("--extra", "agent"), "cli": ()}
+IMAGES = {"server": ("server", "s3"), "agent": ("agent",), "cli": ()}
+"""Each with the extras that it installs."""
 HEAD = "# Written by `make lock`: every library of this image and the hashes of its files. Not to be edited.\n"
 
 
 def main(arguments: list[str]) -> None:
     """`arguments` go to the resolver as they are: `--upgrade`, or `--upgrade-package NAME`."""
     REQUIREMENTS.mkdir(exist_ok=True)
-    for name, extra in IMAGES.items():
-        compile_lock(REQUIREMENTS / f"{name}.txt", ["pyproject.toml", *extra, *arguments])
+    for name, extras in IMAGES.items():
+        chosen = [word for extra in extras for word in ("--extra", extra)]
+        compile_lock(REQUIREMENTS / f"{name}.txt", ["pyproject.toml", *chosen, *arguments])
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())
     wanted = "\n".join(project["build-system"]["requires"])
     compile_lock(REQUIREMENTS / "build.txt", ["-", *arguments], wanted)

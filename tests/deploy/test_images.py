@@ -47,6 +47,8 @@ def server(farm: Farm) -> Iterator[engine.Container]:
     (config / "dbward-server.toml").write_text(f'state_dir = "/data"\n{POLICY}')
     with engine.running(farm, "server", "--network", "none", "--volume", f"{config}:/etc/dbward:ro") as server:
         farm.until(server.healthy, "the server is healthy", server.process)
+        ready = ("dbward", "server", "healthcheck", "http://127.0.0.1:3000/ready")
+        farm.until(lambda: server.exec(*ready).returncode == 0, "the server is ready", server.process)
         yield server
 
 

@@ -17,7 +17,7 @@ from packaging.utils import canonicalize_name
 ROOT = Path(__file__).parents[2]
 REQUIREMENTS = ROOT / "deploy" / "docker" / "requirements"
 PYPROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
-IMAGES = {"server": ("server",), "agent": ("agent",), "cli": ()}
+IMAGES = {"server": ("server", "s3"), "agent": ("agent",), "cli": ()}
 
 
 def locked(name: str) -> dict[str, tuple[Requirement, int]]:

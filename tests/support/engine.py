@@ -33,6 +33,7 @@ ROOT = Path(__file__).parents[2]
 DOCKERFILE = ROOT / "deploy" / "docker" / "Dockerfile"
 SUITE, PYTHON_IMAGE = "trixie", "docker.io/library/python:3.13-slim-trixie"
 PROGRAMS = ("podman", "runc", "mmdebstrap")
+NETWORK = ("netavark", "aardvark-dns")
 TOOLS = ROOT / ".venv" / "tools" / "bin"
 """Programs of `deploy/dev/tools.txt`."""
 TARGETS = ("server", "agent", "cli")
@@ -61,8 +62,10 @@ class Unusable(Exception):
 
 
 def missing() -> list[str]:
-    """The programs that are not installed."""
-    return [name for name in PROGRAMS if shutil.which(name) is None]
+    """The programs that are not installed, and podman's own, which are on no PATH."""
+    beside = [Path(lib) / "podman" for lib in ("/usr/lib", "/usr/libexec", "/usr/local/libexec")]
+    absent = [name for name in NETWORK if not any((directory / name).exists() for directory in beside)]
+    return [name for name in PROGRAMS if shutil.which(name) is None] + absent
 
 
 def podman(*arguments: str, timeout: float = 900) -> str:
@@ -70,6 +73,7 @@ def podman(*arguments: str, timeout: float = 900) -> str:
     done = subprocess.run(
         [*_podman(), *arguments],
         cwd=ROOT,
+        env=environment(),
         stdin=subprocess.DEVNULL,
         capture_output=True,
         text=True,
@@ -111,7 +115,12 @@ class Container:
     def exec(self, *command: str) -> subprocess.CompletedProcess[str]:
         """Run a command inside, as the container's user."""
         return subprocess.run(
-            [*_podman(), "exec", self.name, *command], capture_output=True, text=True, timeout=60, check=False
+            [*_podman(), "exec", self.name, *command],
+            env=environment(),
+            capture_output=True,
+            text=True,
+            timeout=60,
+            check=False,
         )
 
     def healthy(self) -> bool:
@@ -139,7 +148,9 @@ def running(
     about = ["--rm", "--name", unique, "--no-healthcheck", "--env", guard.MARK]
     argv = [*_podman(), "run", *about, *hardened, *options, image(target), *arguments]
     try:
-        yield Container(unique, image(target), farm.spawn(name or target, argv, env=environment()))
+        yield Container(
+            unique, image(target), farm.spawn(name or target, argv, env={"CONTAINERS_CONF": str(_config())})
+        )
     finally:
         subprocess.run(
             [*_podman(), "rm", "--force", "--ignore", "--volumes", unique],
@@ -160,7 +171,7 @@ def image(target: Target) -> str:
 
 def _prepare() -> None:
     if names := missing():
-        raise Unusable(f"not installed: {', '.join(names)} (Debian: apt-get install {' '.join(PROGRAMS)})")
+        raise Unusable(f"not installed: {', '.join(names)} (Debian: apt-get install {' '.join(PROGRAMS + NETWORK)})")
     try:
         podman("container", "prune", "--force", "--filter", "until=2h")  # of sessions that were killed
         podman("image", "prune", "--force", "--filter", "until=336h")
