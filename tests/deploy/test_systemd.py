@@ -138,6 +138,34 @@ def test_the_page_configures_what_the_unit_starts(program: str, tmp_path: Path) 
         assert settings.alive_file.parent == Path("/run") / unit("agent")["RuntimeDirectory"][0]
 
 
+@pytest.mark.parametrize("program", PROGRAMS)
+def test_the_page_installs_what_is_there(program: str, tmp_path: Path) -> None:
+    """Its commands as written, below a directory instead of /; the libraries are installed so in the images' tests."""
+    text = (PAGES / f"{program}.md").read_text()
+    install, *_ = re.findall(r"^```sh\n(.*?)^```", text, re.DOTALL | re.MULTILINE)
+    _, libraries, ours, *rest = install.splitlines()
+    dockerfile = (UNITS.parent / "docker" / "Dockerfile").read_text()
+    assert libraries == f"/opt/dbward/bin/pip install --require-hashes -r deploy/docker/requirements/{program}.txt"
+    assert f"install --require-hashes -r {program}.txt" in dockerfile
+    assert ours == "/opt/dbward/bin/pip install --no-deps ."
+    for line in rest:
+        if line.startswith("systemd-") and shutil.which(line.split()[0]) is None:
+            pytest.skip(f"the users are NOT made: {line.split()[0]} is not installed")
+        command = line.replace(" /etc/", f" {tmp_path}/etc/").replace(
+            "systemd-sysusers", f"systemd-sysusers --root={tmp_path}"
+        )
+        command = command.replace("systemd-tmpfiles", f"systemd-tmpfiles --root={tmp_path}")
+        subprocess.run(["sh", "-ec", command], cwd=UNITS.parents[1], check=True, capture_output=True)
+    assert (tmp_path / "etc/systemd/system" / f"dbward-{program}.service").stat().st_mode & 0o777 == 0o644
+    assert unit(program)["User"][0] in (tmp_path / "etc/passwd").read_text()
+    assert (tmp_path / "etc/dbward/credentials").stat().st_mode & 0o777 == 0o700
+    if program == "agent":
+        secrets = next(b for b in re.findall(r"^```sh\n(.*?)^```", text, re.DOTALL | re.MULTILINE) if "/dev/stdin" in b)
+        subprocess.run(["sh", "-ec", secrets.replace(" /etc/", f" {tmp_path}/etc/")], check=True, capture_output=True)
+        assert (tmp_path / "etc/dbward/credentials/agent-token").read_text() == "dbw_…"
+        assert (tmp_path / "etc/dbward/credentials/agent-token").stat().st_mode & 0o777 == 0o600
+
+
 @pytest.mark.e2e
 def test_the_programs_need_no_memory_that_is_writable_and_executable(farm: Farm, postgres_url: str) -> None:
     """MemoryDenyWriteExecute=, with the means of the kernel itself."""
