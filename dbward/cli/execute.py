@@ -14,7 +14,7 @@ from dbward.cli.app import EPILOG, App, global_options, pass_app
 from dbward.cli.exits import Exit, Outcome
 from dbward.cli.input import sql_of
 from dbward.cli.tables import clean, cut
-from dbward.errors import Misconfigured, Unavailable
+from dbward.errors import Misconfigured
 
 _COMMENTS: Final = re.compile(r"\s+|--[^\n]*(?:\n|$)|/\*(?!\s*M?!).*?\*/|\(", re.DOTALL)
 _WORD: Final = re.compile(r"[A-Za-z]+")
@@ -59,6 +59,8 @@ def execute(
         raise click.UsageError("--allow-ddl needs --emergency")
     if asked["emergency"] and not (asked["reason"] or "").strip():
         raise Misconfigured("--emergency needs --reason", hint="say why; the reason goes on the record")
+    from dbward.client.submit import submit
+
     text = sql_of(app, sql, file)
     settings = app.settings
     target = (settings.database(), settings.environment())
@@ -71,7 +73,7 @@ def execute(
         app.confirm(_question(text, target, emergency=asked["emergency"]))
     body = _body(text, target, asked)
     try:
-        made = _submit(app, body)
+        made = submit(app.client, body)
     except KeyboardInterrupt:
         app.out.say("Interrupted while submitting: the request may have been made.")
         app.out.hint("look: dbward request list")
@@ -117,12 +119,3 @@ def _body(sql: str, target: tuple[str, str], asked: dict[str, Any]) -> dict[str,
     }
     body |= {key: asked[key] for key in ("reason", "emergency", "allow_ddl", "no_result_store")}
     return {key: value for key, value in body.items() if value or key == "detail"}
-
-
-def _submit(app: App, body: dict[str, Any]) -> dict[str, Any]:
-    try:
-        return app.client.post("/api/requests", body)
-    except Unavailable as e:
-        if not (e.detail or {}).get("sent"):
-            raise
-    return app.client.post("/api/requests", body)

@@ -31,6 +31,7 @@ ANSWER_SECS: Final = 30.0
 
 VERSION_HEADER: Final = "x-dbward-version"
 NETWORK_ERROR: Final = "network_error"
+SERVER_ERROR: Final = "server_error"
 _SHOWN = 200
 
 _BY_STATUS: Final[Mapping[int, type[DbwardError]]] = {
@@ -183,7 +184,7 @@ def unreachable(error: httpx2.TransportError) -> DbwardError:
 
 
 def error_of(response: httpx2.Response) -> DbwardError:
-    """The error an answer describes, in its envelope if it has one."""
+    """The error an answer describes, in its envelope if it has one; else `detail["status"]` is what a proxy said."""
     status = response.status_code
     cls = Unavailable if status >= 500 else _BY_STATUS.get(status, DbwardError)
     try:
@@ -194,13 +195,14 @@ def error_of(response: httpx2.Response) -> DbwardError:
         if 300 <= status < 400:
             return _not_ours()
         text = " ".join(response.text.split())[:_SHOWN]
-        return cls(f"the server answered HTTP {status}" + (f": {text}" if text else ""), code="server_error")
+        message = f"the server answered HTTP {status}" + (f": {text}" if text else "")
+        return cls(message, code=SERVER_ERROR, detail={"status": status})
     message, code, hint, detail = body["error"], body.get("code"), body.get("hint"), body.get("detail")
     if message == "forbidden" and isinstance(hint, str):
         message, hint = f"forbidden: {hint}", None  # why stands in the hint; here it is what happened
     return cls(
         message,
-        code=code if isinstance(code, str) else "server_error",
+        code=code if isinstance(code, str) else SERVER_ERROR,
         hint=hint if isinstance(hint, str) else None,
         detail=detail if isinstance(detail, dict) else None,
     )
@@ -214,6 +216,6 @@ def _given(params: Mapping[str, Any] | None) -> dict[str, str]:
 def _not_ours() -> DbwardError:
     return Unavailable(
         "the answer is not one of a dbward server",
-        code="server_error",
+        code=SERVER_ERROR,
         hint="is server.url the address of a dbward server, and does a proxy answer in its place?",
     )

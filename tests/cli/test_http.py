@@ -13,6 +13,7 @@ import pytest
 from dbward import errors
 from dbward.cli.resultset import fetch
 from dbward.client.http import ApiClient, part
+from dbward.client.submit import submit
 
 Answer = Callable[[BaseHTTPRequestHandler, int], None]
 
@@ -129,6 +130,41 @@ def test_a_lost_answer_was_sent_and_a_refused_connection_was_not(free_port: int)
     assert lost.value.detail == {"sent": True}
     assert refused.value.detail == {"sent": False}
     assert lost.value.code == refused.value.code == "network_error"
+
+
+KEYED = {"detail": "SELECT 1", "idempotency_key": "k"}
+DRAINING = b'{"error": "draining", "code": "service_unavailable", "hint": null}'
+DEFECT = b'{"error": "defect", "code": "internal_error", "hint": null}'
+
+
+@pytest.mark.parametrize("outage", [hang_up, answer(502, b"<html>", "text/html"), answer(503, DRAINING)])
+def test_a_submission_is_repeated_until_it_is_answered(outage: Answer) -> None:
+    def respond(handler: BaseHTTPRequestHandler, count: int) -> None:
+        (outage if count < 2 else answer(201, b'{"id": "r"}'))(handler, count)
+
+    with server(respond) as (client, calls):
+        assert submit(client, KEYED) == {"id": "r"}
+    assert len(calls) == 3
+
+
+@pytest.mark.parametrize(
+    "decided", [answer(500, DEFECT), answer(500, b"<html>"), answer(200, b"<html>"), answer(409, b"{}")]
+)
+def test_a_submission_is_not_repeated_when_that_would_not_help(decided: Answer) -> None:
+    with server(decided) as (client, calls), pytest.raises(errors.DbwardError):
+        submit(client, KEYED)
+    assert len(calls) == 1
+
+
+def test_a_submission_is_given_up_at_once_where_nobody_listens_and_in_the_end_elsewhere(free_port: int) -> None:
+    with ApiClient(f"http://127.0.0.1:{free_port}", None) as client, pytest.raises(errors.Unavailable):
+        submit(client, KEYED, patience_secs=3600)
+    with server(answer(502, b"")) as (client, calls), pytest.raises(errors.Unavailable, match="502"):
+        submit(client, KEYED, patience_secs=0)
+    assert len(calls) == 1
+    with server(hang_up) as (client, calls), pytest.raises(ValueError, match="idempotency key"):
+        submit(client, {"detail": "SELECT 1"})
+    assert calls == []
 
 
 ENVELOPE = json.dumps(
