@@ -335,6 +335,14 @@ def list_requests(rt: Runtime, who: Principal, wanted: RequestFilter) -> View:
     return {"requests": items, "total": total, "limit": limit, "offset": wanted.offset}
 
 
+def status(rt: Runtime, who: Principal, request_id: str) -> tuple[str, Status]:
+    """The whole id, and the status: what a call that waits looks at again and again. Raises as `show` does."""
+    access.check(who, Permission.REQUEST_VIEW)
+    with rt.store.read() as conn:
+        row = sight.find(conn, who, request_id)
+    return row.id, row.status
+
+
 def show(rt: Runtime, who: Principal, request_id: str) -> View:
     """Everything about one request.
 

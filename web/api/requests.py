@@ -74,17 +74,16 @@ def show(request_id: str, query: Wait) -> Response:
     """The request; with `wait`, held until its status changes. What is shown last is authorised again."""
     rt = guard.runtime()
     seconds = min(query.wait, WAIT_MAX_SECS)
-    first = requests.show(rt, guard.principal(), request_id)
-    if seconds == 0 or first["status"] in LONG_POLL_TERMINAL or query.seen not in (None, first["status"]):
-        return json.reply(first)
+    known, was = requests.status(rt, guard.principal(), request_id)
+    if seconds == 0 or was in LONG_POLL_TERMINAL or query.seen not in (None, was):
+        return json.reply(requests.show(rt, guard.principal(), known))
 
     def changed(now: Runtime) -> bool | None:
-        again = requests.show(now, guard.principal(), first["id"])
-        return True if again["status"] != first["status"] else None
+        return True if requests.status(now, guard.principal(), known)[1] != was else None
 
-    live.wait_for(rt, f"request:{first['id']}", check=changed, seconds=seconds)
+    live.wait_for(rt, f"request:{known}", check=changed, seconds=seconds)
     who = guard.recheck()
-    return json.reply(requests.show(guard.runtime(), who, first["id"]))
+    return json.reply(requests.show(guard.runtime(), who, known))
 
 
 @bp.post("/<request_id>/approve")
