@@ -20,16 +20,17 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Final, Generic, Literal, NoReturn, TypeVar, cast
 
+import psycopg2
 from psycopg2 import extensions as pg
 from sqlalchemy import Connection, Engine, RootTransaction, text
 from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 
-from dbward.db import connect
+from dbward.db import connect, revisions, servers
 from dbward.db.filesystem import Filesystem, filesystem_of
 from dbward.db.listen import CHANNEL, Listener, encode
 from dbward.db.rows import RequestRow
-from dbward.errors import Unavailable
+from dbward.errors import Misconfigured, Unavailable
 from dbward.settings.server import StateSettings
 
 __all__ = ["Connection", "Store", "Tx", "end_process", "open_store"]
@@ -123,7 +124,8 @@ class Store:
         self._writer, self._readers = writer, readers
         self._on_wake, self._on_moved, self._on_fatal = on_wake, on_moved, on_fatal
         self._max_queue = max_queue
-        self._id = uuid.uuid4().hex  # tells our own notifications from those of other replicas
+        self.id = uuid.uuid4().hex
+        """Tells this server, and its notifications, from the others on the state."""
         self._queue: deque[_Item[Any]] = deque()
         self._changed = threading.Condition(threading.Lock())
         self._closing = False
@@ -188,7 +190,7 @@ class Store:
 
     def listen(self, open_connection: Callable[[], pg.connection]) -> None:
         """Also pass on what other replicas wake (PostgreSQL)."""
-        self._listener = Listener(open_connection, self._on_wake, own_id=self._id)
+        self._listener = Listener(open_connection, self._on_wake, own_id=self.id)
 
     def close(self) -> None:
         """Finish what is queued, refuse what comes later, and let go of the database. May be called twice."""
@@ -299,7 +301,7 @@ class Store:
             kept = [item for item in items if item.error is None]
             channels = _channels(kept)
             if channels and self.dialect == "postgresql":
-                payloads = encode(channels, sender=self._id)
+                payloads = encode(channels, sender=self.id)
                 conn.execute(_NOTIFY, [{"channel": CHANNEL, "payload": payload} for payload in payloads])
             self._commit(transaction)
         except BaseException as error:
@@ -436,5 +438,46 @@ def open_store(
         max_queue=max_queue,
     )
     if store.dialect == "postgresql":
-        store.listen(lambda: connect.open_listener(settings))
+        try:
+            _join(store, settings, on_fatal)
+        except psycopg2.Error as error:
+            store.close()
+            message = f"the state database cannot be reached: {error.pgerror or type(error).__name__}"
+            raise Unavailable(message, code="state_unreachable") from error
+        except BaseException:
+            store.close()
+            raise
     return store
+
+
+def _join(store: Store, settings: StateSettings, on_fatal: Callable[[BaseException], None]) -> None:
+    """Be one of the servers on the state, before this returns, and listen to the others. Raises Misconfigured,
+    Unavailable.
+    """
+    first = [_enter(store, settings)]
+
+    def enter() -> pg.connection:
+        if first:
+            return first.pop()
+        try:
+            return _enter(store, settings)
+        except Misconfigured as error:
+            log.critical("this server cannot go on: %s", error)
+            on_fatal(error)
+            raise Unavailable(error.message) from error
+        except DBAPIError as error:  # an empty database in its place: somebody is putting a copy back, perhaps
+            raise Unavailable(connect.first_line(error)) from error
+
+    store.listen(enter)
+
+
+def _enter(store: Store, settings: StateSettings) -> pg.connection:
+    raw = connect.open_listener(settings)
+    try:
+        servers.enter(raw, store.id)
+        with store.read() as conn:  # now that no migration can run that would make it wrong
+            revisions.recheck(conn)
+    except BaseException:
+        raw.close()
+        raise
+    return raw

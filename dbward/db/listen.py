@@ -19,6 +19,8 @@ from typing import Final
 import psycopg2
 from psycopg2 import extensions as pg
 
+from dbward.errors import Unavailable
+
 log = logging.getLogger(__name__)
 
 CHANNEL: Final = "dbward_wake"
@@ -88,7 +90,7 @@ class Listener:
                     pause = _BACK_OFF_SECS[0]
                     self._fire(WAKE_ALL)
                     self._receive(raw)
-            except (psycopg2.Error, OSError) as error:
+            except (psycopg2.Error, OSError, Unavailable) as error:
                 if self._closing.is_set():
                     return
                 log.warning("the connection for wake-ups of other replicas is lost: %s", str(error).partition("\n")[0])

@@ -1,30 +1,33 @@
 """Bringing the state database to the tables of this version: forwards only, in one transaction, a SQLite file copied
-first.
+first. Servers of the version before may go on meanwhile, unless a migration says otherwise (`dbward.db.revisions`).
 """
 
 from __future__ import annotations
 
 import os
 import sqlite3
+import time
 from collections.abc import Callable
 from contextlib import closing, suppress
+from datetime import timedelta
 from pathlib import Path
 from typing import Final
 
 from alembic import command
 from alembic.config import Config
-from alembic.migration import MigrationContext
 from alembic.script import ScriptDirectory
-from sqlalchemy import Connection, inspect
+from sqlalchemy import Connection
 from sqlalchemy.exc import DBAPIError
 
-from dbward.db import connect
+from dbward.db import connect, revisions, servers
 from dbward.db.filesystem import Filesystem, filesystem_of
-from dbward.db.tables import metadata
+from dbward.db.revisions import SCHEMA
 from dbward.errors import Misconfigured
 from dbward.settings.server import StateSettings
 
-SCHEMA: Final = Path(__file__).with_name("schema")
+_RETRY_SECS: Final = 0.2
+_LEAVING: Final = timedelta(seconds=10)
+"""How long servers of the version before may take to go, where `[state] lock_wait_secs` does not say."""
 _LOCK: Final = (  # replicas that start together migrate one after the other, however long the first one takes
     "SET LOCAL lock_timeout = '10min'",
     "SET LOCAL idle_in_transaction_session_timeout = 0",
@@ -37,10 +40,12 @@ def migrate(
 ) -> str | None:
     """Upgrade the state database to the last revision in `scripts`; returns the one it came from or None (empty).
 
-    A SQLite file that is about to change is first copied to `<name>.before-<revision>` beside it. Raises
-    `Misconfigured` when the database was written by a newer dbward (`state_newer`), holds tables of something else
-    (`state_foreign`), is in use by another process (`state_locked`) or cannot be opened, and `Unavailable` when
-    PostgreSQL cannot be reached. After an error the database is as it was.
+    A database that is newer and says that this code works on it is left alone. A SQLite file that is about to change is
+    first copied to `<name>.before-<revision>` beside it. Raises `Misconfigured` when a newer dbward has written the
+    database and this one does not work on it (`state_newer`), when servers run that would not survive the upgrade
+    (`state_in_use`), when it holds tables of something else (`state_foreign`), is in use by another process
+    (`state_locked`) or cannot be opened, and `Unavailable` when PostgreSQL cannot be reached. After an error the
+    database is as it was.
     """
     connect.check_filesystem(settings, look)
     path = _prepare_file(settings)
@@ -66,37 +71,33 @@ def _upgrade(conn: Connection, settings: StateSettings, path: Path | None, confi
             conn.exec_driver_sql(statement)
     scripts = ScriptDirectory.from_config(config)
     target = scripts.get_current_head()
-    revision = _check(conn, scripts)
-    if revision == target:
+    revision, known = revisions.check(conn, scripts)
+    if revision == target or not known:
         return revision
+    if path is None and revision is not None and revisions.breaks(scripts, revision):
+        _keep_servers_out(conn, settings, target)
     if path is not None and revision is not None:
         _copy_aside(path, path.with_name(f"{path.name}.before-{target}"), exclusive=settings.exclusive)
     config.attributes["connection"] = conn
     command.upgrade(config, "head")
+    revisions.note_floor(conn, scripts)
     if path is not None and (broken := conn.exec_driver_sql("PRAGMA foreign_key_check").first()) is not None:
         raise Misconfigured(f"after the upgrade rows of {broken[0]} would refer to nothing", code="state_broken")
     return revision
 
 
-def _check(conn: Connection, scripts: ScriptDirectory) -> str | None:
-    """The revision of the database. Raises Misconfigured when it is not one we can start from."""
-    revisions = MigrationContext.configure(conn).get_current_heads()
-    known = {script.revision for script in scripts.walk_revisions()}
-    if unknown := [revision for revision in revisions if revision not in known]:
-        raise Misconfigured(
-            f"the state database is at revision {unknown[0]}, written by a newer version of dbward than this one",
-            code="state_newer",
-            hint="run that newer version, or put back a copy made before its upgrade",
-        )
-    if revisions:
-        return revisions[0]
-    if strangers := sorted(set(inspect(conn).get_table_names()) & set(metadata.tables)):
-        raise Misconfigured(
-            f"the state database has a table {strangers[0]} that dbward did not make",
-            code="state_foreign",
-            hint="give dbward a database of its own",
-        )
-    return None
+def _keep_servers_out(conn: Connection, settings: StateSettings, target: str | None) -> None:
+    """Wait for a while until no server is on the state, and let none in until the end. Raises Misconfigured."""
+    wait = _LEAVING if settings.lock_wait is None else settings.lock_wait
+    deadline = time.monotonic() + wait.total_seconds()
+    while not servers.keep_out(conn):
+        if time.monotonic() >= deadline:
+            raise Misconfigured(
+                f"the upgrade of the state database to revision {target} changes what running servers rely on",
+                code="state_in_use",
+                hint="stop all servers of the version before, then start this one",
+            )
+        time.sleep(_RETRY_SECS)
 
 
 def _prepare_file(settings: StateSettings) -> Path | None:

@@ -8,6 +8,7 @@ from datetime import timedelta
 from sqlalchemy import Connection, select, update
 
 from dbward.db.engine import Store, Tx
+from dbward.db.revisions import FLOOR
 from dbward.db.tables import server_meta
 from dbward.settings.server import StateSettings
 
@@ -26,7 +27,9 @@ def put(key: str, value: str = "v") -> Callable[[Tx], str]:
 
 
 def keys_of(conn: Connection) -> list[str]:
-    return list(conn.execute(select(server_meta.c.key).order_by(server_meta.c.key)).scalars())
+    """Those that a test has put there."""
+    query = select(server_meta.c.key).where(server_meta.c.key != FLOOR).order_by(server_meta.c.key)
+    return list(conn.execute(query).scalars())
 
 
 def keys(store: Store) -> list[str]:

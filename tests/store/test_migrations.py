@@ -2,23 +2,32 @@
 
 from __future__ import annotations
 
+import queue
+import re
 import shutil
 import sqlite3
 import stat
 import subprocess
 import sys
 import zipfile
+from collections.abc import Collection
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
+import psycopg
 import pytest
+from alembic import command
 from alembic.autogenerate import compare_metadata
+from alembic.config import Config
 from alembic.migration import MigrationContext
 from alembic.script import ScriptDirectory
-from sqlalchemy import create_engine, inspect, text
+from sqlalchemy import create_engine, event, inspect, text
 
-from dbward.db import connect
+from dbward.db import connect, revisions
+from dbward.db.engine import open_store
 from dbward.db.migrations import SCHEMA, migrate
 from dbward.db.tables import metadata
 from dbward.errors import Misconfigured
@@ -109,13 +118,168 @@ def test_the_first_time_comes_from_nothing(settings: StateSettings):
     assert migrate(settings) == HEAD
 
 
-def test_a_newer_database_is_refused(settings: StateSettings, open_one):
-    store = open_one()
-    store.write(lambda tx: tx.conn.execute(text("UPDATE alembic_version SET version_num = '9999'")))
-    store.close()
-    with pytest.raises(Misconfigured, match=r"revision 9999.*newer version") as raised:
+# --- upgrades while servers run --------------------------------------------------------------------------------------
+
+
+def upgraded(settings: StateSettings, scripts: Path, text: str) -> str | None:
+    """The state after a dbward with one revision more has started on it."""
+    (scripts / "versions" / "9000_next.py").write_text(text)
+    return migrate(settings, scripts=scripts)
+
+
+def test_this_version_works_on_newer_tables_that_say_so(settings: StateSettings, newer: Path, open_one, caplog):
+    migrate(settings)
+    upgraded(settings, newer, NEXT)
+    assert migrate(settings) == "9000"
+    assert "revision 9000, of a newer version of dbward" in caplog.text
+    assert keys(open_one()) == ["b"]
+    assert migrate(settings, scripts=newer) == "9000", "and the newer one goes on"
+
+
+@pytest.mark.parametrize("said", ["additive = False", "", "additive = 'yes'"])
+def test_newer_tables_that_do_not_say_so_are_refused(settings: StateSettings, newer: Path, said: str):
+    migrate(settings)
+    upgraded(settings, newer, NEXT.replace("additive = True", said))
+    with pytest.raises(Misconfigured, match=r"revision 9000.*newer version") as raised:
         migrate(settings)
     assert raised.value.code == "state_newer"
+
+
+def test_an_additive_step_after_one_that_is_not_is_refused_as_well(settings: StateSettings, newer: Path):
+    migrate(settings)
+    (newer / "versions" / "9001_last.py").write_text(
+        'revision = "9001"\ndown_revision = "9000"\nadditive = True\n\n\ndef upgrade() -> None:\n    pass\n'
+    )
+    upgraded(settings, newer, NEXT.replace("additive = True", "additive = False"))
+    with pytest.raises(Misconfigured, match=r"revision 9001.*newer version"):
+        migrate(settings)
+
+
+def test_an_additive_upgrade_goes_on_beside_running_servers(postgres_url: str, newer: Path):
+    settings = settings_for(postgres_url)
+    migrate(settings)
+    store = open_store(settings, on_wake=lambda _: None)
+    assert upgraded(settings, newer, NEXT) == HEAD
+    store.write(put("a"))
+    assert keys(store) == ["a", "b"]
+    store.close()
+
+
+def test_one_that_they_would_not_survive_waits_for_them(postgres_url: str, newer: Path):
+    settings = settings_for(postgres_url)
+    migrate(settings)
+    store = open_store(settings, on_wake=lambda _: None)
+    breaking = NEXT.replace("additive = True", "additive = False")
+    with pytest.raises(Misconfigured, match="what running servers rely on") as raised:
+        upgraded(settings, newer, breaking)
+    assert raised.value.code == "state_in_use"
+    assert migrate(settings) == HEAD, "nothing has changed"
+    with ThreadPoolExecutor(1) as pool:
+        patient = pool.submit(upgraded, replace(settings, lock_wait=timedelta(seconds=60)), newer, breaking)
+        store.close()
+        assert patient.result(60) == HEAD
+    with pytest.raises(Misconfigured, match="newer version"):
+        open_store(settings, on_wake=lambda _: None)
+
+
+def test_a_server_that_finds_itself_on_newer_tables_ends(postgres_url: str, newer: Path):
+    """It had lost its connections while somebody upgraded."""
+    settings = settings_for(postgres_url)
+    migrate(settings)
+    ended: queue.Queue[BaseException] = queue.Queue()
+    store = open_store(settings, on_wake=lambda _: None, on_fatal=ended.put)
+    with psycopg.connect(postgres_url, autocommit=True) as conn:
+        conn.execute("UPDATE alembic_version SET version_num = '9000'")
+        conn.execute("UPDATE server_meta SET value = '9000' WHERE key = 'schema_floor'")
+        conn.execute(
+            "SELECT pg_terminate_backend(pid) FROM pg_stat_activity"
+            " WHERE datname = current_database() AND pid <> pg_backend_pid()"
+        )
+    assert isinstance(ended.get(timeout=60), Misconfigured)
+    store.close()
+
+
+@pytest.mark.parametrize("dialect", ["sqlite", "postgresql"])
+def test_a_migration_that_says_it_is_additive_is(dialect: str, request: pytest.FixtureRequest, sqlite_path: Path):
+    """Whatever the code of the revision before reads and writes is still there, and takes what it took."""
+    url = f"sqlite:///{sqlite_path}" if dialect == "sqlite" else request.getfixturevalue("postgres_url")
+    engine = create_engine(url.replace("postgresql://", "postgresql+psycopg2://"))
+    scripts = ScriptDirectory(str(SCHEMA))
+    steps = list(reversed(list(scripts.walk_revisions())))
+    statements: list[str] = []
+    event.listen(engine, "before_cursor_execute", lambda *args: statements.append(args[2]))
+    before: dict[str, Any] = {}
+    for step in steps:
+        assert step.path.endswith(f"/{step.revision}_{Path(step.path).name.partition('_')[2]}"), "named as it is called"
+        assert isinstance(getattr(step.module, "additive", None), bool), f"{step.path} must say whether it is additive"
+        statements.clear()
+        with engine.begin() as conn:
+            config = Config()
+            config.set_main_option("script_location", str(SCHEMA))
+            config.set_main_option("path_separator", "os")
+            config.attributes["connection"] = conn
+            command.upgrade(config, step.revision)
+        after = describe(url)
+        if revisions.is_additive(step):
+            assert losses(before, after) == [], step.path
+            assert [s for s in statements if touches(s, before)] == [], step.path
+        before = after
+    engine.dispose()
+
+
+def losses(before: dict[str, Any], after: dict[str, Any]) -> list[str]:
+    """What older code may miss, or may now be refused."""
+    found = []
+    for table, was in before.items():
+        if table == "counters":
+            continue
+        if (now := after.get(table)) is None:
+            found.append(f"the table {table}")
+            continue
+        found += [f"{table}: column {c} or what it was" for c in was["columns"] if c not in now["columns"]]
+        found += [f"{table}: {part}" for part in ("key", "foreign", "checks", "unique") if was[part] != now[part]]
+        own = {c[0] for c in was["columns"]}
+        for name, _, nullable, default in now["columns"]:
+            if name not in own and not nullable and default == "None":
+                found.append(f"{table}: {name} must be given")
+        for index in set(now["indexes"]) - set(was["indexes"]):
+            covers = set(re.findall(r"'(\w+)'", index.partition("'column_names': [")[2].partition("]")[0]))
+            if "'unique': True" in index and covers <= own:
+                found.append(f"{table}: {index}")
+    return found
+
+
+def touches(statement: str, before: Collection[str]) -> bool:
+    """Whether it changes rows that older code has written, or drops or renames anything."""
+    found = re.match(r"(?i)\s*(UPDATE|DELETE\s+FROM|INSERT\s+INTO|TRUNCATE)\s+\"?(\w+)", statement)
+    if found is not None:
+        return found.group(2) in before
+    return re.search(r"(?i)\b(DROP|RENAME)\b", statement) is not None
+
+
+def test_what_is_not_additive_is_found():
+    column = ("a", "TEXT", True, "None")
+    old = {"columns": [column], "key": {}, "foreign": [], "unique": [], "checks": [], "indexes": []}
+    index = "{'name': 'i', 'column_names': ['a'], 'unique': True} {}"
+    for change in (
+        {"columns": []},
+        {"columns": [("a", "TEXT", False, "None")]},
+        {"columns": [column, ("b", "TEXT", False, "None")]},
+        {"checks": ["a > 0"]},
+        {"indexes": [index]},
+    ):
+        assert losses({"t": old}, {"t": {**old, **change}}) != []
+    assert losses({"t": old}, {}) == ["the table t"]
+    fine = {"columns": [column, ("b", "TEXT", True, "None")], "indexes": [index.replace("['a']", "['a', 'b']")]}
+    assert losses({"t": old}, {"t": {**old, **fine}, "new": old}) == []
+    for statement in (
+        "UPDATE t SET a = 1",
+        "DELETE FROM t",
+        "ALTER TABLE t DROP COLUMN a",
+        "alter table t rename to u",
+    ):
+        assert touches(statement, {"t": old})
+    assert not touches("UPDATE alembic_version SET version_num = '2'", {"t"})
 
 
 def test_the_tables_of_somebody_else_are_left_alone(settings: StateSettings):
@@ -176,6 +340,7 @@ import sqlalchemy as sa
 
 revision = "9000"
 down_revision = "{HEAD}"
+additive = True
 
 
 def upgrade() -> None:
@@ -188,7 +353,7 @@ def upgrade() -> None:
 def tables_and_keys(file: Path) -> tuple[bool, list[str]]:
     conn = sqlite3.connect(f"file:{file}?mode=ro", uri=True)
     columns = [row[1] for row in conn.execute("PRAGMA table_info(requests)")]
-    found = [row[0] for row in conn.execute("SELECT key FROM server_meta ORDER BY key")]
+    found = [row[0] for row in conn.execute("SELECT key FROM server_meta WHERE value = 'v' ORDER BY key")]
     assert conn.execute("PRAGMA integrity_check").fetchall() == [("ok",)]
     conn.close()
     return "colour" in columns, found

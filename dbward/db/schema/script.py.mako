@@ -7,6 +7,7 @@ from alembic import op
 ${imports if imports else ""}
 revision = ${repr(up_revision)}
 down_revision = ${repr(down_revision)}
+additive = False  # True when servers of the revision before go on working on these tables: docs/deployment/upgrading.md
 
 
 def upgrade() -> None:

@@ -7,6 +7,7 @@ from alembic import op
 
 revision = "0005"
 down_revision = "0004"
+additive = True
 
 
 def _utc() -> sa.DateTime:

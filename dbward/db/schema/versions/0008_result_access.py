@@ -6,6 +6,7 @@ from alembic import op
 
 revision = "0008"
 down_revision = "0007"
+additive = False  # servers of the revision before it read the table
 
 
 def upgrade() -> None:
