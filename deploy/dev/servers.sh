@@ -1,6 +1,6 @@
 #!/bin/sh
-# Have what the tests start for themselves: databases, found or installed with apt where that is possible, servers from
-# npm, installed beside the tests, and what builds, runs and checks that which is deployed.
+# Have what the tests start for themselves: databases and nginx, found or installed with apt where that is possible,
+# servers from npm, installed beside the tests, and what builds, runs and checks that which is deployed.
 set -eu
 cd "$(dirname "$0")/../.."
 check() { .venv/bin/python -m tests.support.services; }
@@ -28,8 +28,8 @@ install() {
 # Without these the tests of the images fail for root and are skipped for others, each saying why.
 .venv/bin/python -m tests.support.engine || install podman runc netavark aardvark-dns mmdebstrap debian-archive-keyring
 
-check 2>/dev/null || install postgresql mariadb-server
+check 2>/dev/null || install postgresql mariadb-server nginx-light
 if ! check; then
-    echo 'The tests run against real PostgreSQL and MariaDB servers and are never skipped: see above for what is missing.' >&2
+    echo 'The tests run against real PostgreSQL, MariaDB and nginx and are never skipped: see above for what is missing.' >&2
     exit 1
 fi

@@ -4,18 +4,16 @@ from __future__ import annotations
 
 import re
 import secrets
-import shutil
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import httpx2
 import pytest
 
 from dbward.tokencache import CACHE_TTL
-from tests.support import services
+from tests.support import replicas
 from tests.support.processes import DBWARD, Farm, Server, call
 
 pytestmark = pytest.mark.e2e
@@ -28,9 +26,7 @@ environment = "production"
 approvers = [{ role = "approver" }]
 """
 CONFIG = f"""
-state_dir = "${{STATE_DIR}}"
-[state]
-url = "${{STATE_URL}}"
+{replicas.STATE}
 [[databases]]
 name = "app"
 environments = ["development", "production"]
@@ -103,33 +99,10 @@ def create(who: str, server: Server, environment: str = "production") -> Any:
 
 
 @pytest.fixture
-def trio(farm: Farm, postgres_url: str, tmp_path: Path) -> Trio:
-    """The first makes the keys, which the others are given, as servers on one state must share them."""
-    servers: list[Server] = []
-    for name in "abc":
-        home = tmp_path / name
-        home.mkdir()
-        state_dir = home / "state"
-        if servers:
-            shutil.copytree(
-                servers[0].state_dir,
-                state_dir,
-                ignore=shutil.ignore_patterns("server.*", "*.pipe", "results", "audit-*.t*"),
-            )
-        env = {f"TOKEN_{who.upper()}": token for who, token in TOKENS.items()}
-        env |= {"STATE_DIR": str(state_dir), "STATE_URL": postgres_url}
-        config = home / "server.toml"
-        config.write_text(CONFIG + CAROL)
-        servers.append(launch(farm, name, config, state_dir, env))
-    a, b, c = servers
+def trio(farm: Farm, postgres_url: str) -> Trio:
+    tokens = {f"TOKEN_{who.upper()}": token for who, token in TOKENS.items()}
+    a, b, c = replicas.start(farm, postgres_url, CONFIG + CAROL, tokens)
     return Trio(farm, (a, b, c))
-
-
-def launch(farm: Farm, name: str, config: Path, state_dir: Path, env: dict[str, str]) -> Server:
-    port = services.free_port()
-    server = Server(farm, name, farm.launch_server(name, config, port, env), port, config, state_dir, env, DBWARD)
-    server.await_ready()
-    return server
 
 
 @pytest.fixture

@@ -284,6 +284,20 @@ def _end_sessions(cursor: object, database: str) -> None:
             cursor.execute(f"KILL {session}")
 
 
+# --- nginx ------------------------------------------------------------------------------------------------------------
+
+
+def find_nginx() -> Path:
+    """The program; every test that needs one starts its own (`tests.support.balancer`)."""
+    found = shutil.which("nginx", path=os.pathsep.join([os.environ.get("PATH", ""), "/usr/sbin", "/usr/local/sbin"]))
+    if found is None:
+        raise ServerMissing(
+            "nginx is not installed: it is neither on PATH nor in /usr/sbin. "
+            "Install it (Debian, Ubuntu: apt-get install nginx-light)."
+        )
+    return Path(found)
+
+
 # --- starting, once ---------------------------------------------------------------------------------------------------
 
 
@@ -429,9 +443,9 @@ def _version(text: str) -> tuple[int, ...]:
 def main() -> int:
     """`python -m tests.support.services`: say which servers are missing; 0 when none is."""
     missing = []
-    for variable, find in ((POSTGRES_URL, find_postgres), (MARIADB_URL, find_mariadb)):
+    for variable, find in ((POSTGRES_URL, find_postgres), (MARIADB_URL, find_mariadb), (None, find_nginx)):
         try:
-            if not os.environ.get(variable):
+            if variable is None or not os.environ.get(variable):
                 find()
         except ServerMissing as e:
             missing.append(str(e))
