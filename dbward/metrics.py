@@ -108,6 +108,11 @@ class Metrics:
         self.waiting = Gauge(
             "dbward_waiting_calls", "Calls that are waiting for something at the moment.", registry=self.registry
         )
+        self.housekeeping = Gauge(
+            "dbward_housekeeping",
+            "1 on the server that does the housekeeping for all on its state.",
+            registry=self.registry,
+        )
         self.config_behind = Gauge(
             "dbward_config_behind",
             "1 while this server keeps another configuration than the one in force on its state.",

@@ -10,6 +10,9 @@ from dbward.db.tables import server_meta
 CONFIG_DIGEST = "config_digest"
 """Names the content of the configuration that was synced last."""
 
+SWEPT_AT = "swept_at"
+"""When a server last looked for leases that have run out."""
+
 
 def get(conn: Connection, key: str) -> str | None:
     return conn.execute(select(server_meta.c.value).where(server_meta.c.key == key)).scalar_one_or_none()

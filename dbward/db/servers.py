@@ -73,6 +73,8 @@ class Housekeeping:
         self._open = open_connection
         self._raw: pg.connection | None = None
         self._held = open_connection is None
+        self.answered = True
+        """Whether the database was there when it was asked last."""
 
     def held(self) -> bool:
         """Whether it is ours now; asks for it when it is nobody's. Call it every few seconds to keep it."""
@@ -81,8 +83,9 @@ class Housekeeping:
         before = self._held
         try:
             self._held = self._ask(self._open)
+            self.answered = True
         except (psycopg2.Error, OSError) as error:
-            self._held = False
+            self._held = self.answered = False
             self.close()
             log.warning("housekeeping: the state database cannot be asked: %s", str(error).partition("\n")[0])
         if before != self._held:

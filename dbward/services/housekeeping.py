@@ -1,7 +1,8 @@
 """What the server does by itself: lost executions, expiry, dispatch time-outs, dead letters, retention, checkpoints.
 
-One thread that sleeps until the next chore is due and can be woken. Every chore is safe to run twice and on several
-replicas at once: each change is guarded by the status it expects.
+One thread that sleeps until the next chore is due. Of several servers on one state one does the chores, and another
+takes over when it dies. Every chore is safe to run twice all the same, and on several servers at once: each change is
+guarded by the status it expects.
 """
 
 from __future__ import annotations
@@ -17,7 +18,8 @@ from time import monotonic
 
 from dbward.broker import store as broker
 from dbward.broker.names import job_queue
-from dbward.db import agents, executions, identities, requests, schemas
+from dbward.db import agents, executions, identities, meta, requests, schemas, servers
+from dbward.db.connect import open_listener
 from dbward.db.engine import Tx
 from dbward.db.rows import RequestRow, ResultRow
 from dbward.domain.limits import approval_deadline
@@ -44,8 +46,11 @@ ABANDONED_SCHEMA_AFTER = timedelta(hours=1)
 
 @dataclass(frozen=True, slots=True)
 class _Chore:
+    """What is done again and again, by one server or, when it is about the server itself, by each."""
+
     every: timedelta
     run: Callable[[Runtime], None]
+    by_each: bool = False
 
 
 def sweep_leases(rt: Runtime) -> None:
@@ -54,7 +59,12 @@ def sweep_leases(rt: Runtime) -> None:
     with rt.store.read() as conn:
         lost = executions.overdue(conn, ExecutionStatus.RUNNING, now, limit=BATCH)
     _each(rt, lost, _lose_if_overdue)
-    swept = rt.store.write(lambda tx: broker.sweep(tx, now, rt.settings.broker.delivery_cap))
+
+    def sweep(tx: Tx) -> broker.Swept:
+        meta.put(tx, meta.SWEPT_AT, now.isoformat())
+        return broker.sweep(tx, now, rt.settings.broker.delivery_cap)
+
+    swept = rt.store.write(sweep)
     _each(rt, swept.dead_jobs, _give_up_delivery)
     with rt.store.read() as conn:
         claimed = executions.overdue(conn, ExecutionStatus.CLAIMED, now, limit=BATCH)
@@ -234,8 +244,8 @@ _CHORES = (
     _Chore(timedelta(seconds=5), end_explains),
     _Chore(timedelta(seconds=5), time_out_dispatches),
     _Chore(timedelta(seconds=5), expire),
-    _Chore(timedelta(seconds=60), vouch),
-    _Chore(timedelta(seconds=60), measure),
+    _Chore(timedelta(seconds=60), vouch, by_each=True),
+    _Chore(timedelta(seconds=60), measure, by_each=True),
     _Chore(timedelta(hours=1), purge),
 )
 
@@ -247,6 +257,9 @@ class Housekeeper:
         self._current = current
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._loop, name="housekeeping", daemon=True)
+        rt = current.get()
+        shared = rt.store.dialect == "postgresql"
+        self._right = servers.Housekeeping(partial(open_listener, rt.settings.state) if shared else None)
 
     def start(self) -> None:
         """Give everybody who could not renew while no server ran their grace, then begin."""
@@ -255,6 +268,8 @@ class Housekeeper:
 
         def work(tx: Tx) -> None:
             broker.ensure_job_queues(tx, [job_queue(target) for target in rt.settings.policy.targets])
+            if _served_until_now(rt, tx):
+                return  # or servers that start one after the other would never let an agent be given up
             broker.grace(tx, until)
             executions.lease_at_least(tx, until)
 
@@ -265,6 +280,7 @@ class Housekeeper:
         self._stop.set()
         if self._thread.is_alive():
             self._thread.join(timeout=10)
+        self._right.close()
         try:
             audit.write_anchor(self._current.get())
         except (DbwardError, OSError):
@@ -276,13 +292,17 @@ class Housekeeper:
         now = self._current.get().now
         seen = now()
         while not self._stop.wait(max(0.0, min(due.values()) - monotonic())):
-            # The clock of the leases, not the monotonic one, which stands still while the machine sleeps.
-            stood_still, seen = now() - seen - shortest, now()
-            if stood_still > FROZEN_AFTER:
-                self._attempt(partial(_thaw, by=stood_still))
+            ours = self._right.held()
+            self._current.get().metrics.housekeeping.set(ours)
+            if self._right.answered:  # else time stands still: nobody can renew anything
+                # The clock of the leases, not the monotonic one, which stands still while the machine sleeps.
+                stood_still, seen = now() - seen - shortest, now()
+                if ours and stood_still > FROZEN_AFTER:
+                    self._attempt(partial(_thaw, by=stood_still))
             for chore in _CHORES:
                 if due[chore] <= monotonic():
-                    self._attempt(chore.run)
+                    if ours or chore.by_each:
+                        self._attempt(chore.run)
                     due[chore] = monotonic() + chore.every.total_seconds()
 
     def _attempt(self, chore: Callable[[Runtime], None]) -> None:
@@ -293,6 +313,14 @@ class Housekeeper:
             if not self._stop.is_set():
                 self._current.get().metrics.background_panics.inc()
                 log.exception("a housekeeping chore failed and will be tried again")
+
+
+def _served_until_now(rt: Runtime, tx: Tx) -> bool:
+    """Whether others are on this state, and one of them has kept house all the time."""
+    if rt.store.dialect != "postgresql" or not servers.others(tx.conn, rt.store.id):
+        return False
+    last = meta.get(tx.conn, meta.SWEPT_AT)
+    return last is not None and abs(rt.now() - datetime.fromisoformat(last)) < FROZEN_AFTER
 
 
 def _thaw(rt: Runtime, *, by: timedelta) -> None:

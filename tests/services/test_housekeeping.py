@@ -10,6 +10,7 @@ import pytest
 from sqlalchemy import update
 
 from dbward.broker import store as broker
+from dbward.db.engine import open_store
 from dbward.db.tables import broker_messages, requests
 from dbward.errors import Conflict, Misconfigured
 from dbward.runtime import Current, open_runtime
@@ -37,6 +38,27 @@ def test_a_start_gives_everybody_time_to_renew(world: World) -> None:
     world.clock.advance(seconds=2)
     housekeeping.sweep_leases(world.rt)
     assert (world.status(made), world.status(claimed)) == ("running", "dispatched")
+
+
+@pytest.mark.parametrize(("swept_ago", "status"), [(0, "execution_lost"), (60, "running")])
+def test_a_start_beside_one_that_keeps_house_gives_no_time(world: World, swept_ago: int, status: str) -> None:
+    """Servers that start one after the other would else never let an agent be given up."""
+    if world.rt.store.dialect == "sqlite":
+        pytest.skip("SQLite has one owner")
+    made = world.create()
+    world.agent().begin(made)
+    housekeeping.sweep_leases(world.rt)
+    world.clock.advance(seconds=55)
+    if not swept_ago:
+        housekeeping.sweep_leases(world.rt)
+    other = open_store(world.rt.settings.state, on_wake=lambda _: None)
+    keeper = Housekeeper(Current(world.rt))
+    keeper.start()
+    keeper.stop()
+    other.close()
+    world.clock.advance(seconds=6)
+    housekeeping.sweep_leases(world.rt)
+    assert world.status(made) == status
 
 
 def test_a_server_that_stood_still_blames_nobody(world: World) -> None:
