@@ -25,7 +25,7 @@ from tests.support.processes import Farm, Process, Server
 pytestmark = pytest.mark.e2e
 
 REQUESTS = 1_000
-CLIENTS = 12
+CLIENTS = 32
 END_SECS = 90
 TOKENS = {name: f"dbw_{secrets.token_hex(16)}" for name in ("alice", "olga")}
 CONFIG = f"""
@@ -119,7 +119,8 @@ def test_a_thousand_requests_run_once_each(farm: Farm, postgres_url: str, target
     url, nginx = balancer.balance(farm, servers)
 
     def agent(name: str) -> Process:
-        return farm.agent(url, {("app", "development"): target}, token=servers[0].agent_token, name=name)
+        config, token = "max_concurrent_tasks = 8", servers[0].agent_token
+        return farm.agent(url, {("app", "development"): target}, token=token, name=name, config=config)
 
     agents = [agent("agent-1"), agent("agent-2")]
     crowd = Crowd(url)
