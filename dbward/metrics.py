@@ -85,6 +85,14 @@ class Metrics:
             "status",
             values=("stored", "purged", "failed"),
         )
+        self.backups = self._counter(
+            "dbward_backups", "Backups of the state, made or failed.", "status", values=("made", "failed")
+        )
+        self.last_backup = Gauge(
+            "dbward_last_backup_timestamp_seconds",
+            "When this process last made a backup of the state; 0 before that.",
+            registry=self.registry,
+        )
         self.background_panics = self._counter("dbward_background_panics", "Background work that failed unexpectedly.")
         self.preflights = self._counter("dbward_preflights", "Preflights, by their answer.", "status")
         self.audit_appends = self._counter("dbward_audit_appends", "Events appended to the audit log.")

@@ -1,7 +1,7 @@
-"""How a command reaches the server of this machine: its pid file, SIGHUP, and a pipe of its own for the answer.
+"""How a command reaches the server of this machine: its pid file, a signal, and a pipe of its own for the answer.
 
-A command makes its pipe before it sends the signal, and the server looks for pipes before it reads the configuration:
-so whoever gets an answer gets that of a reading which began after the command did.
+A command makes its pipe before it sends the signal, and the server looks for pipes before it begins: so whoever gets an
+answer gets that of something which began after the command did.
 """
 
 from __future__ import annotations
@@ -24,9 +24,10 @@ from dbward.errors import Misconfigured
 
 PID_FILE: Final = "server.pid"
 LOCK_FILE: Final = "server.lock"
-_PIPES: Final = "reload-*.pipe"
+SIGNALS: Final = {"reload": signal.SIGHUP, "backup": signal.SIGUSR1}
+"""What a server can be asked for, and how."""
 _READER_SECS: Final = 5.0
-"""How long a command may take to read its answer: the next reload must not wait for it."""
+"""How long a command may take to read its answer: the next one must not wait for it."""
 
 
 def write_pid(state_dir: Path) -> None:
@@ -59,21 +60,21 @@ def running(state_dir: Path) -> int:
         raise Misconfigured(
             f"no server is running on {state_dir}",
             code="server.not_running",
-            hint="`dbward server start` reads the configuration when it starts",
+            hint="start it with `dbward server start`",
         )
     if host != socket.gethostname():
-        raise _unreachable(f"the server on {state_dir} runs on {host}: reload it there")
+        raise _unreachable(f"the server on {state_dir} runs on {host}: ask it there")
     return pid
 
 
-def ask(state_dir: Path, pid: int, seconds: float) -> dict[str, Any] | None:
-    """Have the server read its configuration again; what it says to that, None when it has not within `seconds`.
+def ask(what: str, state_dir: Path, pid: int, seconds: float) -> dict[str, Any] | None:
+    """Ask the server for one of `SIGNALS`; what it says to that, None when it has not within `seconds`.
 
     Raises `Misconfigured` when it cannot be reached, or ends meanwhile.
     """
-    with _pipe(state_dir) as pipe, _ended(pid) as ended:
+    with _pipe(what, state_dir) as pipe, _ended(pid) as ended:
         try:
-            os.kill(pid, signal.SIGHUP)
+            os.kill(pid, SIGNALS[what])
         except OSError as e:
             raise _unreachable(f"process {pid} cannot be sent a signal: {e.strerror}") from e
         text = _read(pipe, ended, seconds)
@@ -86,9 +87,9 @@ def ask(state_dir: Path, pid: int, seconds: float) -> dict[str, Any] | None:
         return said
 
 
-def asking(state_dir: Path) -> list[Path]:
+def asking(what: str, state_dir: Path) -> list[Path]:
     """The pipes of the commands that wait for an answer."""
-    return sorted(path for path in state_dir.glob(_PIPES) if stat.S_ISFIFO(path.lstat().st_mode))
+    return sorted(path for path in state_dir.glob(f"{what}-*.pipe") if stat.S_ISFIFO(path.lstat().st_mode))
 
 
 def answer(pipe: Path, said: Mapping[str, Any]) -> None:
@@ -132,8 +133,8 @@ def _read(pipe: int, ended: int | None, seconds: float) -> bytes | None:
 
 
 @contextmanager
-def _pipe(state_dir: Path) -> Iterator[int]:
-    path = state_dir / _PIPES.replace("*", str(os.getpid()))
+def _pipe(what: str, state_dir: Path) -> Iterator[int]:
+    path = state_dir / f"{what}-{os.getpid()}.pipe"
     path.unlink(missing_ok=True)  # of an earlier process with this number
     try:
         os.mkfifo(path, 0o600)

@@ -31,6 +31,7 @@ from dbward.identity import oidc
 from dbward.runtime import Current, open_runtime
 from dbward.services import bootstrap
 from dbward.services.allowances import Exchange
+from dbward.services.backup import Backups
 from dbward.services.housekeeping import Housekeeper
 from dbward.services.reload import Reloader
 from dbward.settings.server import ServerSettings
@@ -148,8 +149,8 @@ class Server(BaseApplication):  # type: ignore[misc]  # gunicorn carries no type
         self.settings = settings
         self.load = load
         self.master_pipe = os.pipe()
-        """A byte from the master asks for a reload, also of a worker that is still starting; the end of file tells that
-        the master is gone.
+        """A byte from the master asks for a reload (`r`) or a backup (`b`), also of a worker that is still starting;
+        the end of file tells that the master is gone.
         """
         os.set_blocking(self.master_pipe[1], False)
         self._listener = listener
@@ -198,6 +199,11 @@ class Arbiter(arbiter.Arbiter):  # type: ignore[misc]  # gunicorn carries no typ
         with contextlib.suppress(BlockingIOError):  # it has been asked thousands of times already
             os.write(self.app.master_pipe[1], b"r")
 
+    def handle_usr1(self) -> None:
+        """Have the worker back its state up; there are no log files to open again."""
+        with contextlib.suppress(BlockingIOError):
+            os.write(self.app.master_pipe[1], b"b")
+
     def handle_usr2(self) -> None:
         log.warning("SIGUSR2 is ignored; a second server on the same state cannot start")
 
@@ -225,6 +231,7 @@ class Worker(Serving):
     housekeeper: Housekeeper | None = None
     exchange: Exchange | None = None
     settings_reloader: Reloader | None = None
+    backups: Backups | None = None
 
     def init_process(self) -> None:
         self.reload_wanted = threading.Event()
@@ -245,9 +252,11 @@ class Worker(Serving):
                 self.current,
                 self.app.load,
                 wanted=self.reload_wanted,
-                applied=lambda settings: logs.configure(settings.logging),
+                applied=self._applied,
             )
             self.settings_reloader.start()
+            self.backups = Backups(self.current)
+            self.backups.start()
             self.housekeeper = Housekeeper(self.current)
             self.housekeeper.start()
             self.exchange = Exchange(self.current.get())
@@ -271,17 +280,24 @@ class Worker(Serving):
         assert self.current is not None
         assert self.housekeeper is not None
         assert self.exchange is not None
+        assert self.backups is not None
         assert self.settings_reloader is not None
         if self.age == 1:
             self._announce()
         try:
             super().run()
         finally:
+            self.backups.stop()
             self.exchange.stop()
             self.housekeeper.stop()
             self.current.get().hub.close()
             self.settings_reloader.stop()
             self.current.get().close()
+
+    def _applied(self, settings: ServerSettings) -> None:
+        logs.configure(settings.logging)
+        if self.backups is not None:
+            self.backups.wake()
 
     def handle_exit(self, sig: int, frame: Any) -> None:
         super().handle_exit(sig, frame)
@@ -293,8 +309,8 @@ class Worker(Serving):
             self.current.get().hub.close()
 
     def _listen_to_master(self) -> None:
-        """Reload when it says so. Leave at once when it is killed: a new server needs the lock, the port and the
-        database.
+        """Reload or back up when it says so. Leave at once when it is killed: a new server needs the lock, the port and
+        the database.
         """
         read_end, write_end = self.app.master_pipe
         os.close(write_end)
@@ -304,10 +320,13 @@ class Worker(Serving):
             there.register(read_end, select.POLLIN)
             # A thread asleep in `read` may still take what comes after its process was killed; one asleep in `poll`
             # leaves it to the worker that comes next.
-            while there.poll() and os.read(read_end, 4096):
-                self.reload_wanted.set()
-                if self.settings_reloader is not None:
-                    self.settings_reloader.wake()
+            while there.poll() and (asked := os.read(read_end, 4096)):
+                if b"r" in asked:
+                    self.reload_wanted.set()
+                    if self.settings_reloader is not None:
+                        self.settings_reloader.wake()
+                if b"b" in asked and self.backups is not None:
+                    self.backups.wake()
             os._exit(1)
 
         threading.Thread(target=listen, name="dbward-master", daemon=True).start()

@@ -1,17 +1,24 @@
-"""`dbward server`: the server process in the foreground, and having it read its configuration again."""
+"""`dbward server`: the server process in the foreground, and what is done with it and its state on its machine."""
 
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
 from dbward.cli.app import EPILOG, App, global_options, pass_app
 from dbward.cli.exits import Exit, Outcome
 from dbward.errors import DbwardError, Misconfigured
+
+if TYPE_CHECKING:
+    from dbward.settings.load import Source
+    from dbward.settings.server import ServerSettings
+
+Decorated = TypeVar("Decorated", bound=Callable[..., Any])
 
 USUAL_CONFIG = Path("dbward-server.toml")
 
@@ -60,15 +67,25 @@ def start(listen: str | None, config: Path | None, *, force_bootstrap: bool) -> 
         raise click.exceptions.Exit(status)
 
 
-@server.command("reload", epilog=EPILOG)
-@global_options(hidden=True)
-@click.option(
+_server_config = click.option(
     "--server-config",
     type=click.Path(path_type=Path, dir_okay=False),
-    help="The configuration of the server that runs on this machine, found as `start` does.",
+    help="The configuration of the server on this machine, found as `start` does.",
 )
-@click.option("--pid", type=click.IntRange(min=2), help="Its process, where `server.pid` does not tell.")
-@click.option("--timeout", type=click.FloatRange(min=0.1), default=60.0, show_default=True, help="Seconds to wait.")
+_pid = click.option("--pid", type=click.IntRange(min=2), help="Its process, where `server.pid` does not tell.")
+
+
+def _timeout(default: float) -> Callable[[Decorated], Decorated]:
+    return click.option(
+        "--timeout", type=click.FloatRange(min=0.1), default=default, show_default=True, help="Seconds to wait."
+    )
+
+
+@server.command("reload", epilog=EPILOG)
+@global_options(hidden=True)
+@_server_config
+@_pid
+@_timeout(60.0)
 @pass_app
 def reload(app: App, server_config: Path | None, pid: int | None, timeout: float) -> Outcome:
     """Have the running server read its configuration again, and say what came of it.
@@ -77,21 +94,11 @@ def reload(app: App, server_config: Path | None, pid: int | None, timeout: float
     mistake is listed.
     """
     from dbward import signalling
-    from dbward.settings.load import choose
-    from dbward.settings.server import read_state_dir
 
-    if app.options.get("config"):
-        raise click.UsageError("--config is the file of clients: name the server's with --server-config")
-    variables = app.env.variables
-    state_dir = read_state_dir(choose(server_config, USUAL_CONFIG, variables, cwd=app.env.cwd), variables)
-    said = signalling.ask(state_dir, pid or signalling.running(state_dir), timeout)
+    state_dir = _state_dir(app, server_config)
+    said = signalling.ask("reload", state_dir, pid or signalling.running(state_dir), timeout)
     if said is None:
-        return Outcome(
-            exit=Exit.TIMEOUT,
-            code="timeout",
-            message=f"the server has not answered within {timeout:g} seconds",
-            hint="it may still reload; its log says so",
-        )
+        return _silent(timeout, "it may still reload; its log says so")
     for warning in said["warnings"]:
         app.out.warn(warning)
     if not said["ok"]:
@@ -104,6 +111,112 @@ def reload(app: App, server_config: Path | None, pid: int | None, timeout: float
         )
     app.out.data(_lines(said["changes"]))
     return Outcome({"digest": said["digest"], "changes": said["changes"]})
+
+
+@server.command("backup", epilog=EPILOG)
+@global_options(hidden=True)
+@_server_config
+@_pid
+@_timeout(600.0)
+@pass_app
+def backup(app: App, server_config: Path | None, pid: int | None, timeout: float) -> Outcome:
+    """Back up the state and the keys while the server runs, or when none does.
+
+    Where to, and how many are kept, is said by `[backup]`. Results are not in it.
+    """
+    from dbward import signalling
+
+    state_dir = _state_dir(app, server_config)
+    try:
+        running = pid or signalling.running(state_dir)
+    except Misconfigured as e:
+        if e.code != "server.not_running":
+            raise
+        said: dict[str, Any] | None = _back_up_here(app, server_config)
+    else:
+        said = signalling.ask("backup", state_dir, running, timeout)
+    if said is None:
+        return _silent(timeout, "it may still be making the backup; its log says so")
+    if not said["ok"]:
+        return Outcome(None, Exit.FAILED, said["code"], said["message"], said["hint"])
+    removed = f", {len(said['removed'])} older removed" if said["removed"] else ""
+    app.out.data([f"{said['place']} ({said['bytes']} bytes{removed})"])
+    return Outcome({key: said[key] for key in ("place", "bytes", "removed")})
+
+
+@server.command("restore", epilog=EPILOG)
+@global_options(hidden=True)
+@click.argument("backup")
+@_server_config
+@pass_app
+def restore(app: App, backup: str, server_config: Path | None) -> Outcome:
+    """Begin again from BACKUP: a file, the name of one where `[backup]` keeps them, or `latest`.
+
+    Only where there is no state, and while no server runs. Its audit log is verified first. Requests that were open
+    when the backup was made are ended, since nobody can know whether they ran after that.
+    """
+    from dataclasses import asdict
+
+    from dbward.db.lock import StateLock
+    from dbward.services.restore import restore as run
+
+    settings = _settings(app, server_config)
+    with StateLock(settings.state_dir):
+        restored = run(settings, backup)
+    app.out.data(
+        [
+            f"restored the state of {restored.made_at}: {restored.events} audit events, verified",
+            f"{restored.cancelled} open requests cancelled, {restored.lost} whose outcome is not known",
+        ]
+    )
+    app.out.warn(
+        "what happened after that is not in it: revoke tokens and suspend people again that were shut out since"
+    )
+    return Outcome(asdict(restored))
+
+
+def _back_up_here(app: App, server_config: Path | None) -> dict[str, Any]:
+    """The same without a server; none can start meanwhile."""
+    from dbward.db.lock import StateLock
+    from dbward.runtime import open_runtime
+    from dbward.services.backup import make
+
+    settings = _settings(app, server_config)
+    with StateLock(settings.state_dir):
+        rt = open_runtime(settings)
+        try:
+            return make(rt).as_json()
+        finally:
+            rt.close()
+
+
+def _source(app: App, server_config: Path | None) -> Source:
+    from dbward.settings.load import choose
+
+    if app.options.get("config"):
+        raise click.UsageError("--config is the file of clients: name the server's with --server-config")
+    return choose(server_config, USUAL_CONFIG, app.env.variables, cwd=app.env.cwd)
+
+
+def _state_dir(app: App, server_config: Path | None) -> Path:
+    from dbward.settings.server import read_state_dir
+
+    return read_state_dir(_source(app, server_config), app.env.variables)
+
+
+def _settings(app: App, server_config: Path | None) -> ServerSettings:
+    from dbward.settings.server import load_server
+
+    return load_server(_source(app, server_config), app.env.variables)
+
+
+def _silent(timeout: float, hint: str) -> Outcome:
+    return Outcome(
+        exit=Exit.TIMEOUT,
+        code="timeout",
+        message=f"the server has not answered within {timeout:g} seconds",
+        hint=hint,
+    )
 
 
 def _lines(changes: list[dict[str, Any]]) -> list[str]:

@@ -8,7 +8,7 @@ import os
 import sqlite3
 import time
 from collections.abc import Callable
-from contextlib import closing, suppress
+from contextlib import suppress
 from datetime import timedelta
 from pathlib import Path
 from typing import Final
@@ -19,7 +19,7 @@ from alembic.script import ScriptDirectory
 from sqlalchemy import Connection
 from sqlalchemy.exc import DBAPIError
 
-from dbward.db import connect, revisions, servers
+from dbward.db import connect, revisions, servers, snapshot
 from dbward.db.filesystem import Filesystem, filesystem_of
 from dbward.db.revisions import SCHEMA
 from dbward.errors import Misconfigured
@@ -123,15 +123,7 @@ def _copy_aside(path: Path, copy: Path, *, exclusive: bool) -> None:
         n += 1
         copy = copy.with_name(f"{copy.name.removesuffix(f'-{n - 1}')}-{n}")
     draft = copy.with_name(f"{copy.name}.tmp")
-    draft.unlink(missing_ok=True)
-    fd = os.open(draft, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
-    try:
-        with closing(connect.open_sqlite(path, exclusive=exclusive, write=False)) as source:
-            source.execute("PRAGMA query_only=OFF")  # it forbids writing to the copy as well
-            source.execute("VACUUM INTO ?", (str(draft),))
-        os.fsync(fd)
-    finally:
-        os.close(fd)
+    snapshot.copy(path, draft, exclusive=exclusive)
     draft.rename(copy)
     directory = os.open(copy.parent, os.O_RDONLY | os.O_CLOEXEC)
     try:

@@ -202,6 +202,12 @@ def due(conn: Connection, status: Status, column: str, before: datetime, *, limi
     return list(conn.execute(query).scalars())
 
 
+def in_status(conn: Connection, statuses: Collection[Status], *, limit: int) -> list[str]:
+    """Ids of requests in any of these."""
+    query = select(requests.c.id).where(requests.c.status.in_([str(s) for s in statuses]))
+    return list(conn.execute(query.order_by(requests.c.created_at).limit(limit)).scalars())
+
+
 def of_requester(conn: Connection, requester: str, statuses: Collection[Status]) -> list[str]:
     query = select(requests.c.id).where(
         requests.c.requester == requester, requests.c.status.in_([str(s) for s in statuses])

@@ -63,6 +63,8 @@ CATEGORY: dict[Event, Category] = {
     Event.GROUP_MEMBER_ADDED: Category.IDENTITY,
     Event.GROUP_MEMBER_REMOVED: Category.IDENTITY,
     Event.CONFIG_SYNCED: Category.POLICY,
+    Event.BACKUP_CREATED: Category.POLICY,
+    Event.STATE_RESTORED: Category.POLICY,
     Event.PREFLIGHT_ATTEMPTED: Category.PREFLIGHT,
     Event.AUDIT_EXPORTED: Category.POLICY,
     Event.AUDIT_SIGNED_CHECKPOINT: Category.POLICY,

@@ -315,6 +315,8 @@ class Event(StrEnum):
     GROUP_MEMBER_ADDED = "group.member_added"
     GROUP_MEMBER_REMOVED = "group.member_removed"
     CONFIG_SYNCED = "config.synced"
+    BACKUP_CREATED = "backup.created"
+    STATE_RESTORED = "state.restored"
     AUDIT_EXPORTED = "audit.exported"
     AUDIT_SIGNED_CHECKPOINT = "audit.signed_checkpoint"
     AUDIT_PURGE_CHECKPOINT = "audit.purge_checkpoint"

@@ -85,8 +85,8 @@ class S3Results:
         self._uploads = f"{settings.prefix}/.uploads/"
         self._probe = f"{settings.prefix}/.ping"
         session = boto3.session.Session()  # one for both: it reads the library's models, which takes a second
-        self._s3 = _client(session, settings, connect_secs=5, read_secs=20, attempts=4)
-        self._quick = _client(session, settings, connect_secs=2, read_secs=3, attempts=1)
+        self._s3 = open_client(session, settings, connect_secs=5, read_secs=20, attempts=4)
+        self._quick = open_client(session, settings, connect_secs=2, read_secs=3, attempts=1)
         self._offered = {"tags": True, "multipart listing": True}
         self._pinging = threading.Lock()
         self._pinged: tuple[float, DbwardError | None] | None = None
@@ -360,10 +360,10 @@ class S3Results:
             self._s3.delete_object(Bucket=self._bucket, Key=each.name)
 
 
-def _client(
+def open_client(
     session: boto3.session.Session, settings: S3Settings, *, connect_secs: float, read_secs: float, attempts: int
 ) -> S3Client:
-    """Without keys in the settings the usual chain finds them: environment, shared file, role of the task."""
+    """A client. Without keys in the settings the usual chain finds them: environment, shared file, role of the task."""
     secret = settings.secret_access_key
     return session.client(
         "s3",

@@ -198,7 +198,7 @@ class Reloader:
             self._applied(self._current.get().settings)
 
     def _reload(self, state_dir: Path) -> None:
-        asking = signalling.asking(state_dir)
+        asking = signalling.asking("reload", state_dir)
         outcome = reload(self._current, self._load)
         self._said = None
         for pipe in asking:

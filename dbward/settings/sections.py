@@ -52,6 +52,7 @@ SECTIONS = (
     Section("[[notification_policies]]", ("features.notification_policies",)),
     Section("[result_storage] max_persist_bytes", ("results.max_persist_bytes",)),
     Section("[result_storage] the rest", ("results.backend", "results.root_dir", "results.s3"), live=False),
+    Section("[backup]", ("backup",)),
     Section("[retention]", ("retention",)),
     Section("[audit]", ("audit_redaction",)),
     Section("[logging]", ("logging",)),

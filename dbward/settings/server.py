@@ -14,11 +14,12 @@ from urllib.parse import urlsplit
 from dbward.canonical import sha256_hex
 from dbward.domain.model import Dialect, PolicySet, Target
 from dbward.domain.sql.classify import MAX_BYTES
-from dbward.settings import server_access, server_features, server_limits, server_policy
+from dbward.settings import server_access, server_backup, server_features, server_limits, server_policy
 from dbward.settings.load import FromVariable, Source, Table, base_of, environment, open_file
 from dbward.settings.logging import LogSettings, read_logging
 from dbward.settings.secret import Secret
 from dbward.settings.server_access import ConfiguredUser
+from dbward.settings.server_backup import BackupSettings
 from dbward.settings.server_features import Features
 from dbward.settings.server_limits import Limits
 from dbward.settings.server_oidc import OidcSettings
@@ -126,6 +127,7 @@ class ServerSettings:
     state: StateSettings
     policy: PolicySet
     results: ResultSettings
+    backup: BackupSettings
     users: tuple[ConfiguredUser, ...] = ()
     dialects: Mapping[Target, Dialect] = field(default_factory=dict)
     trusted_proxies: tuple[Network, ...] = ()
@@ -159,12 +161,16 @@ def load_server(source: Source | str, env: Mapping[str, str] | None = None) -> S
     access = server_access.read_access(root, policy, warnings)
     listen, http = _read_http(root.table("server"))
     requests = root.table("requests")
+    state = _read_state(root.table("state"), state_dir)
     settings = ServerSettings(
         listen=listen,
         state_dir=state_dir,
-        state=_read_state(root.table("state"), state_dir),
+        state=state,
         policy=access.policy,
         results=_read_results(root.table("result_storage"), base, state_dir),
+        backup=server_backup.read_backup(
+            root.table("backup"), base, state_dir, sqlite=state.url.startswith("sqlite"), warnings=warnings
+        ),
         users=access.users,
         dialects=dialects,
         trusted_proxies=_read_proxies(root),

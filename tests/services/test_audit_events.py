@@ -22,7 +22,7 @@ from tests.services.test_preflight import ask
 from tests.services.test_schemas import Hand, table
 from tests.services.test_users import add, delete, edit, reissue
 
-PENDING = {"auth.login_success"}
+PENDING = {"auth.login_success", "backup.created", "state.restored"}
 """Written by a part that has tests of its own for it."""
 
 

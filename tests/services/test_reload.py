@@ -397,11 +397,11 @@ def test_no_server_no_signal(tmp_path: Path) -> None:
 def test_a_command_that_is_gone_is_not_waited_for(tmp_path: Path) -> None:
     pipe = tmp_path / "reload-1.pipe"
     os.mkfifo(pipe)
-    assert signalling.asking(tmp_path) == [pipe]
+    assert signalling.asking("reload", tmp_path) == [pipe]
     signalling.answer(pipe, {"ok": True})
     assert not pipe.exists()
 
 
 def test_only_pipes_are_answered(tmp_path: Path) -> None:
     (tmp_path / "reload-1.pipe").write_text("not a pipe")
-    assert signalling.asking(tmp_path) == []
+    assert signalling.asking("reload", tmp_path) == []
