@@ -29,7 +29,7 @@ from dbward.db.lock import StateLock
 from dbward.errors import DbwardError, Misconfigured
 from dbward.identity import oidc
 from dbward.runtime import Current, open_runtime
-from dbward.services import bootstrap
+from dbward.services import agreement, bootstrap
 from dbward.services.allowances import Exchange
 from dbward.services.backup import Backups
 from dbward.services.housekeeping import Housekeeper
@@ -248,6 +248,7 @@ class Worker(Serving):
     def load_wsgi(self) -> None:
         try:
             self.current = Current(open_runtime(self.app.settings, on_fatal=_end_server))
+            agreement.join(self.current.get())
             self.settings_reloader = Reloader(
                 self.current,
                 self.app.load,

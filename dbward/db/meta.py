@@ -13,6 +13,11 @@ CONFIG_DIGEST = "config_digest"
 SWEPT_AT = "swept_at"
 """When a server last looked for leases that have run out."""
 
+EXECUTION_KEY = "execution_key"
+"""The public half of the key that execution tokens are signed with, as hex."""
+RESULTS_PLACE = "results_place"
+"""Where the servers keep results."""
+
 
 def get(conn: Connection, key: str) -> str | None:
     return conn.execute(select(server_meta.c.value).where(server_meta.c.key == key)).scalar_one_or_none()

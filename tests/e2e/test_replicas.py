@@ -7,6 +7,7 @@ import secrets
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import httpx2
@@ -254,3 +255,22 @@ def test_a_server_whose_file_is_another_keeps_what_it_has_and_says_so(trio: Trio
     for server in (b, c):
         trio.reload(server)
         assert call("POST", f"{server.url}/api/requests", TOKENS["alice"], body)[0] == 400
+
+
+def test_a_server_that_would_not_fit_is_refused(trio: Trio, tmp_path: Path):
+    a, b, c = trio.servers
+    b.process.terminate()
+    elsewhere = dict(b.env) | {"RESULTS_DIR": str(tmp_path / "elsewhere")}
+    refused = trio.farm.launch_server("b", b.config, b.port, elsewhere)
+    assert refused.wait(60) == 1
+    assert "keeps results in" in refused.log()
+    key = c.state_dir / "signing.key"
+    c.process.terminate()
+    kept = key.read_bytes()
+    key.write_bytes(bytes(reversed(kept)))
+    refused = trio.farm.launch_server("c", c.config, c.port, c.env)
+    assert refused.wait(60) == 1
+    assert "signing.key" in refused.log()
+    a.process.terminate()
+    c.start_again()
+    assert "signing.key is another one" in c.process.log(), "alone it may have another one, and says so"

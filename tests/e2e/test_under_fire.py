@@ -51,8 +51,6 @@ token = "${{TOKEN_OLGA}}"
 environment = "development"
 [workflows.auto_approve]
 mode = "always"
-[result_storage]
-root_dir = "${{RESULTS_DIR}}"
 """
 ENDED = {"executed", "failed", "cancelled", "expired", "rejected", "execution_lost"}
 
@@ -114,7 +112,6 @@ def marker_of(number: int) -> str:
 @pytest.mark.timeout(420)  # for a machine with much else to do
 def test_a_thousand_requests_run_once_each(farm: Farm, postgres_url: str, target: str) -> None:
     env = {f"TOKEN_{who.upper()}": token for who, token in TOKENS.items()}
-    env["RESULTS_DIR"] = str(farm.dir / "results")
     servers = replicas.start(farm, postgres_url, CONFIG, env)
     url, nginx = balancer.balance(farm, servers)
 

@@ -1,4 +1,6 @@
-"""Several servers on one PostgreSQL state: each has a directory of its own, the same file, and the first one's keys."""
+"""Several servers on one PostgreSQL state: each has a directory of its own, the same file, the first one's
+keys, and a place for results that all of them see.
+"""
 
 from __future__ import annotations
 
@@ -13,6 +15,8 @@ STATE = """
 state_dir = "${STATE_DIR}"
 [state]
 url = "${STATE_URL}"
+[result_storage]
+root_dir = "${RESULTS_DIR}"
 """
 """The beginning of their file: what differs between them comes from the environment."""
 
@@ -26,7 +30,7 @@ def start(farm: Farm, state_url: str, config: str, env: Mapping[str, str], names
         state_dir = home / "state"
         if servers:
             copy_keys(servers[0].state_dir, state_dir)
-        own = {**env, "STATE_DIR": str(state_dir), "STATE_URL": state_url}
+        own = {**env, "STATE_DIR": str(state_dir), "STATE_URL": state_url, "RESULTS_DIR": str(farm.dir / "results")}
         path = home / "server.toml"
         path.write_text(config)
         servers.append(launch(farm, name, path, state_dir, own))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from itertools import takewhile
 
@@ -17,7 +18,8 @@ READS = 40
 
 
 def test_what_one_server_let_through_counts_at_the_other(farm: Farm, postgres_url: str) -> None:
-    config = f"[limits]\nreads_per_minute = {READS}\n{POLICY}"
+    results = json.dumps(str(farm.dir / "results"))
+    config = f"[limits]\nreads_per_minute = {READS}\n{POLICY}root_dir = {results}\n"
     first = farm.server(name="first", config=config, state_url=postgres_url)
     shutil.copytree(first.state_dir, farm.dir / "second-state")
     second = farm.server(name="second", config=config, state_url=postgres_url)
