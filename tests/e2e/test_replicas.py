@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import secrets
+import shutil
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
@@ -12,7 +13,11 @@ from typing import Any
 
 import httpx2
 import pytest
+from alembic.script import ScriptDirectory
 
+from dbward.db.migrations import migrate
+from dbward.db.revisions import SCHEMA
+from dbward.settings.server import StateSettings
 from dbward.tokencache import CACHE_TTL
 from tests.support import replicas
 from tests.support.processes import DBWARD, Farm, Server, call
@@ -112,18 +117,18 @@ def pool() -> Iterator[ThreadPoolExecutor]:
         yield pool
 
 
-def waiting_calls(server: Server) -> float:
+def gauge(server: Server, name: str) -> float:
     """By its own count, for whoever may read the metrics."""
     headers = {"Authorization": f"Bearer {TOKENS['olga']}"}
     text = httpx2.get(f"{server.url}/metrics", headers=headers).raise_for_status().text
-    (value,) = re.findall(r"^dbward_waiting_calls (\S+)$", text, re.MULTILINE)
+    (value,) = re.findall(rf"^dbward_{name} (\S+)$", text, re.MULTILINE)
     return float(value)
 
 
 def poll(trio: Trio, pool: ThreadPoolExecutor, who: str, server: Server, path: str) -> Future[Any]:
     """A long-poll that has arrived."""
     waiting = pool.submit(ask, who, server, "GET", path)
-    trio.farm.until(lambda: waiting.done() or waiting_calls(server) == 1, "it waits", server.process)
+    trio.farm.until(lambda: waiting.done() or gauge(server, "waiting_calls") == 1, "it waits", server.process)
     return waiting
 
 
@@ -255,6 +260,49 @@ def test_a_server_whose_file_is_another_keeps_what_it_has_and_says_so(trio: Trio
     for server in (b, c):
         trio.reload(server)
         assert call("POST", f"{server.url}/api/requests", TOKENS["alice"], body)[0] == 400
+
+
+def test_another_keeps_house_when_the_one_that_did_is_killed(trio: Trio):
+    def keepers() -> list[Server]:
+        return [server for server in trio.servers if server.process.alive and gauge(server, "housekeeping")]
+
+    first = trio.farm.until(keepers, "one of them keeps house")
+    assert len(first) == 1
+    first[0].process.kill()
+    second = trio.farm.until(keepers, "another one does")
+    assert len(second) == 1
+    assert second != first
+
+
+def test_servers_of_the_version_before_go_on_while_a_newer_one_upgrades(trio: Trio, postgres_url: str, tmp_path: Path):
+    """The newer one is its migration, which is what the others see of it."""
+    newer = tmp_path / "schema"
+    shutil.copytree(SCHEMA, newer)
+    head = ScriptDirectory(str(SCHEMA)).get_current_head()
+    (newer / "versions" / "9000_next.py").write_text(NEXT.format(head=head))
+    a, b, c = trio.servers
+    made = create("alice", a)
+    assert migrate(StateSettings(postgres_url), scripts=newer) == head
+    ask("bob", b, "POST", f"/api/requests/{made['id']}/approve", {})
+    c.process.kill()
+    c.start_again()
+    assert "of a newer version of dbward" in c.process.log()
+    assert ask("alice", c, "GET", f"/api/requests/{made['id']}")["status"] == "approved"
+    assert create("alice", c)["status"] == "pending"
+
+
+NEXT = """
+from alembic import op
+import sqlalchemy as sa
+
+revision = "9000"
+down_revision = "{head}"
+additive = True
+
+
+def upgrade() -> None:
+    op.add_column("requests", sa.Column("colour", sa.String(8), server_default="red", nullable=False))
+"""
 
 
 def test_a_server_that_would_not_fit_is_refused(trio: Trio, tmp_path: Path):
