@@ -9,6 +9,8 @@ from __future__ import annotations
 import logging
 import uuid
 from pathlib import Path
+from time import monotonic, sleep
+from typing import Final
 
 from dbward.db import audit, meta, servers
 from dbward.db.engine import Tx
@@ -22,6 +24,9 @@ log = logging.getLogger(__name__)
 
 MARK = ".dbward-results"
 """A file with an id of its own in a folder of results: servers that see the same one share the folder."""
+_GONE_SECS: Final = 5
+"""For how long one that has just ended may still seem to be there."""
+_RETRY_SECS: Final = 0.2
 
 
 def join(rt: Runtime) -> None:
@@ -31,8 +36,11 @@ def join(rt: Runtime) -> None:
     if rt.store.dialect != "postgresql":
         return
     place = _place(rt.settings.results)
-    if (refusal := rt.store.write(lambda tx: _join(rt, tx, place))) is not None:
-        raise refusal
+    deadline = monotonic() + _GONE_SECS
+    while (refusal := rt.store.write(lambda tx: _join(rt, tx, place))) is not None:
+        if monotonic() > deadline:
+            raise refusal
+        sleep(_RETRY_SECS)
 
 
 def _join(rt: Runtime, tx: Tx, place: str) -> Misconfigured | None:
