@@ -442,8 +442,8 @@ def open_store(
             _join(store, settings, on_fatal)
         except psycopg2.Error as error:
             store.close()
-            message = f"the state database cannot be reached: {error.pgerror or type(error).__name__}"
-            raise Unavailable(message, code="state_unreachable") from error
+            why = str(error).partition("\n")[0]
+            raise Unavailable(f"the state database cannot be reached: {why}", code="state_unreachable") from error
         except BaseException:
             store.close()
             raise

@@ -1,5 +1,5 @@
-"""Several servers on one PostgreSQL state: each has a directory of its own, the same file, the first one's
-keys, and a place for results that all of them see.
+"""Several servers on one PostgreSQL state, set up as docs/deployment/scaling.md says: each has a directory of its own,
+the same file, the first one's keys, and a place for results that all of them see.
 """
 
 from __future__ import annotations
