@@ -9,6 +9,8 @@ PY := .venv/bin/python
 JOBS ?= logical
 # What to test: `make test-only T=tests/unit`.
 T ?= tests
+# Of which images: `make sbom IMAGES=cli`.
+IMAGES ?= server agent cli
 PYTEST := $(PY) -m pytest -n $(JOBS) --dist worksteal
 
 .PHONY: help
@@ -73,7 +75,7 @@ lock: .venv/.dev ## write the lock files of the images; UPGRADE=1 moves on to th
 .PHONY: sbom
 sbom: .venv/.dev ## write what the images are made of, as CycloneDX, to dist/sbom
 	@mkdir -p dist/sbom
-	@for image in server agent cli; do \
+	@for image in $(IMAGES); do \
 	    $(PY) -W ignore -m cyclonedx_py requirements deploy/docker/requirements/$$image.txt --pyproject pyproject.toml \
 	        --spec-version 1.6 --output-reproducible --output-file dist/sbom/$$image.cdx.json || exit 1; \
 	    echo dist/sbom/$$image.cdx.json; \

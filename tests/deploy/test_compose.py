@@ -240,16 +240,14 @@ def _through_caddy(farm: Farm, env: dict[str, str], port: int) -> None:
 
 
 def _make_caddy(directory: Path) -> None:
-    if engine.has_image(CADDY):
-        return
     context = directory / "caddy-image"
     context.mkdir()
-    shutil.copy(engine.TOOLS / "caddy", context / "caddy")
+    shutil.copy2(engine.TOOLS / "caddy", context / "caddy")
     (context / "Dockerfile").write_text(
         f"FROM {engine.PYTHON_IMAGE}\nCOPY caddy /usr/bin/caddy\nENV XDG_DATA_HOME=/data XDG_CONFIG_HOME=/config\n"
         'CMD ["caddy", "run", "--config", "/etc/caddy/Caddyfile", "--adapter", "caddyfile"]\n'
     )
-    engine.podman("build", "--pull=never", "--format", "docker", "--tag", CADDY, str(context))
+    engine.build(CADDY, context / "Dockerfile", context)
 
 
 def _replaced(text: str, pattern: str, by: str) -> str:

@@ -1,30 +1,23 @@
-"""The units of deploy/systemd: systemd takes them, they are confined, and the programs can live with that."""
+"""The units of deploy/systemd: systemd takes them, and they are confined. test_hosts.py starts them."""
 
 from __future__ import annotations
 
 import re
 import shutil
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
 from dbward.settings.agent import load_agent
 from dbward.settings.server import load_server
-from tests.support.processes import DBWARD, Farm, call
+from tests.support.processes import DBWARD
 
 UNITS = Path(__file__).parents[2] / "deploy" / "systemd"
 PROGRAMS = ("server", "agent")
 PAGES = UNITS.parents[1] / "docs" / "deployment"
 MOST_EXPOSED = 1.5
 """On systemd's scale from 0 to 10, which calls up to 2 OK and less than 1 what no network service reaches."""
-NO_EXECUTABLE_MEMORY = """
-import ctypes, errno, os, sys
-if ctypes.CDLL(None, use_errno=True).prctl(65, 1, 0, 0, 0):
-    sys.exit(f"PR_SET_MDWE: {errno.errorcode[ctypes.get_errno()]}")
-os.execvp(sys.argv[1], sys.argv[1:])
-"""
 
 
 def unit(program: str) -> dict[str, list[str]]:
@@ -136,47 +129,3 @@ def test_the_page_configures_what_the_unit_starts(program: str, tmp_path: Path) 
     else:
         settings = load_agent(tmp_path / "config.toml", {})
         assert settings.alive_file.parent == Path("/run") / unit("agent")["RuntimeDirectory"][0]
-
-
-@pytest.mark.parametrize("program", PROGRAMS)
-def test_the_page_installs_what_is_there(program: str, tmp_path: Path) -> None:
-    """Its commands as written, below a directory instead of /; the libraries are installed so in the images' tests."""
-    text = (PAGES / f"{program}.md").read_text()
-    install, *_ = re.findall(r"^```sh\n(.*?)^```", text, re.DOTALL | re.MULTILINE)
-    _, libraries, ours, *rest = install.splitlines()
-    dockerfile = (UNITS.parent / "docker" / "Dockerfile").read_text()
-    assert libraries == f"/opt/dbward/bin/pip install --require-hashes -r deploy/docker/requirements/{program}.txt"
-    assert f"install --require-hashes -r {program}.txt" in dockerfile
-    assert ours == "/opt/dbward/bin/pip install --no-deps ."
-    for line in rest:
-        if line.startswith("systemd-") and shutil.which(line.split()[0]) is None:
-            pytest.skip(f"the users are NOT made: {line.split()[0]} is not installed")
-        command = line.replace(" /etc/", f" {tmp_path}/etc/").replace(
-            "systemd-sysusers", f"systemd-sysusers --root={tmp_path}"
-        )
-        command = command.replace("systemd-tmpfiles", f"systemd-tmpfiles --root={tmp_path}")
-        subprocess.run(["sh", "-ec", command], cwd=UNITS.parents[1], check=True, capture_output=True)
-    assert (tmp_path / "etc/systemd/system" / f"dbward-{program}.service").stat().st_mode & 0o777 == 0o644
-    assert unit(program)["User"][0] in (tmp_path / "etc/passwd").read_text()
-    assert (tmp_path / "etc/dbward/credentials").stat().st_mode & 0o777 == 0o700
-    if program == "agent":
-        secrets = next(b for b in re.findall(r"^```sh\n(.*?)^```", text, re.DOTALL | re.MULTILINE) if "/dev/stdin" in b)
-        subprocess.run(["sh", "-ec", secrets.replace(" /etc/", f" {tmp_path}/etc/")], check=True, capture_output=True)
-        assert (tmp_path / "etc/dbward/credentials/agent-token").read_text() == "dbw_…"
-        assert (tmp_path / "etc/dbward/credentials/agent-token").stat().st_mode & 0o777 == 0o600
-
-
-@pytest.mark.e2e
-def test_the_programs_need_no_memory_that_is_writable_and_executable(farm: Farm, postgres_url: str) -> None:
-    """MemoryDenyWriteExecute=, with the means of the kernel itself."""
-    confined = (sys.executable, "-c", NO_EXECUTABLE_MEMORY)
-    probe = subprocess.run([*confined, "true"], capture_output=True, text=True, check=False)
-    if "EINVAL" in probe.stderr:
-        pytest.skip("NOT checked: this kernel, older than 6.3, cannot deny executable memory")
-    server = farm.server(program=(*confined, *DBWARD))
-    farm.agent(server, {("app", "development"): postgres_url}, program=(*confined, *DBWARD))
-    body = {"database": "app", "environment": "development", "operation": "execute_select", "detail": "SELECT 1"}
-    status, made = call("POST", f"{server.url}/api/requests", server.admin_token, body)
-    assert status == 201, made
-    status, result = call("GET", f"{server.url}/api/requests/{made['id']}/result/stream", server.admin_token)
-    assert status == 200, result

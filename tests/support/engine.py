@@ -143,17 +143,23 @@ def running(
 
     `options` are podman's, `arguments` go to the program. What it writes is in the farm's logs under `name`.
     """
-    unique = f"{name or target}-{sha256(bytes(farm.dir)).hexdigest()[:12]}"
-    hardened = ["--read-only", "--cap-drop", "all", "--security-opt", "no-new-privileges"]
-    about = ["--rm", "--name", unique, "--no-healthcheck", "--env", guard.MARK]
-    argv = [*_podman(), "run", *about, *hardened, *options, image(target), *arguments]
+    hardened = ["--read-only", "--cap-drop", "all", "--security-opt", "no-new-privileges", "--no-healthcheck"]
+    with started(farm, name or target, image(target), [*hardened, *options], arguments) as container:
+        yield container
+
+
+@contextmanager
+def started(
+    farm: Farm, name: str, image_name: str, options: Sequence[str], arguments: Sequence[str] = ()
+) -> Iterator[Container]:
+    """A container of any image; gone afterwards, with its volumes."""
+    unique = f"{name}-{sha256(bytes(farm.dir)).hexdigest()[:12]}"
+    argv = [*_podman(), "run", "--rm", "--name", unique, "--env", guard.MARK, *options, image_name, *arguments]
     try:
-        yield Container(
-            unique, image(target), farm.spawn(name or target, argv, env={"CONTAINERS_CONF": str(_config())})
-        )
+        yield Container(unique, image_name, farm.spawn(name, argv, env={"CONTAINERS_CONF": str(_config())}))
     finally:
         subprocess.run(
-            [*_podman(), "rm", "--force", "--ignore", "--volumes", unique],
+            [*_podman(), "rm", "--force", "--ignore", "--volumes", "--time", "0", unique],
             env=environment(),
             capture_output=True,
             timeout=60,
@@ -181,13 +187,18 @@ def _prepare() -> None:
         _make_base(_cache() / "base.tar")
 
 
-def _build(target: str) -> None:
-    options = ["--isolation", "chroot", "--pull=never", "--format", "docker", "--layers", "--network", "host"]
+def build(tag: str, dockerfile: Path, context: Path, *options: str) -> None:
+    """Build an image; what has not changed since the last time is taken from there."""
+    how = ["--isolation", "chroot", "--pull=never", "--format", "docker", "--layers", "--network", "host"]
     trusted = ssl.get_default_verify_paths().cafile
     if trusted:  # a build must trust whom this machine trusts
-        options += ["--volume", f"{Path(trusted).resolve()}:/etc/ssl/certs/ca-certificates.crt:ro"]
-    options += ["--build-arg", f"PYTHON_IMAGE={PYTHON_IMAGE}", "--build-arg", f"VERSION={BUILT_VERSION}"]
-    podman("build", *options, "--file", str(DOCKERFILE), "--target", target, "--tag", f"dbward-{target}", ".")
+        how += ["--volume", f"{Path(trusted).resolve()}:/etc/ssl/certs/ca-certificates.crt:ro"]
+    podman("build", *how, *options, "--file", str(dockerfile), "--tag", tag, str(context))
+
+
+def _build(target: str) -> None:
+    options = ["--build-arg", f"PYTHON_IMAGE={PYTHON_IMAGE}", "--build-arg", f"VERSION={BUILT_VERSION}"]
+    build(f"dbward-{target}", DOCKERFILE, ROOT, "--target", target, *options)
 
 
 def _make_base(archive: Path) -> None:
