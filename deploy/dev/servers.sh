@@ -26,7 +26,7 @@ install() {
 }
 
 # Without these the tests of the images fail for root and are skipped for others, each saying why.
-.venv/bin/python -m tests.support.engine || install podman runc netavark aardvark-dns mmdebstrap debian-archive-keyring
+.venv/bin/python -m tests.support.engine || install podman runc iptables netavark aardvark-dns mmdebstrap debian-archive-keyring
 
 check 2>/dev/null || install postgresql mariadb-server nginx-light
 if ! check; then

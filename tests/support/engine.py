@@ -32,7 +32,7 @@ from tests.support.processes import Farm, Process
 ROOT = Path(__file__).parents[2]
 DOCKERFILE = ROOT / "deploy" / "docker" / "Dockerfile"
 SUITE, PYTHON_IMAGE = "trixie", "docker.io/library/python:3.13-slim-trixie"
-PROGRAMS = ("podman", "runc", "mmdebstrap")
+PROGRAMS = ("podman", "runc", "iptables", "mmdebstrap")
 NETWORK = ("netavark", "aardvark-dns")
 TOOLS = ROOT / ".venv" / "tools" / "bin"
 """Programs of `deploy/dev/tools.txt`."""
