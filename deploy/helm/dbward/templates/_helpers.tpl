@@ -45,7 +45,7 @@ helm.sh/chart: {{ printf "%s-%s" .root.Chart.Name .root.Chart.Version | replace 
   valueFrom:
     secretKeyRef:
       name: {{ default .made .secret.existingSecret }}
-      key: {{ .secret.existingSecret | ternary .secret.key (.name | lower | replace "_" "-") }}
+      key: {{ empty .secret.existingSecret | ternary (.name | lower | replace "_" "-") .secret.key }}
 {{- end -}}
 
 {{- define "dbward.podSecurity" -}}
