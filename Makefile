@@ -50,6 +50,11 @@ fuzz: .venv/.dev ## hunt for writes that pass for reads: SECONDS=600, SEED=7 for
 	@sh deploy/dev/servers.sh
 	@$(PY) -m tests.fuzz --seconds $(or $(SECONDS),60) $(if $(SEED),--seed $(SEED))
 
+.PHONY: manifests
+manifests: .venv/.dev ## write deploy/kubernetes anew out of the Helm chart
+	@sh deploy/dev/servers.sh
+	@.venv/tools/bin/python deploy/kubernetes/manifests.py
+
 .PHONY: lint
 lint: .venv/.dev ## ruff: rules and format
 	$(PY) -m ruff check .
