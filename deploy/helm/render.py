@@ -1,7 +1,8 @@
 """Render the chart with Helm's own library, and hold what comes out against Kubernetes' schemas.
 
-Run with the Python of .venv/tools. Reads a JSON list of `{"name", "namespace", "values", "kubernetes": [versions]}`, all but
-`values` optional, and writes one answer for each: `{"files": {template: text}, "invalid": [what is wrong]}`, or `{"error": why}`.
+Run with the Python of .venv/tools. Reads a JSON list of `{"name", "namespace", "values", "kubernetes": [versions]}`,
+all optional, and writes one answer for each: `{"files": {template: text}, "invalid": [what is wrong]}`, or
+`{"error": why}`.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""`make manifests`: write the plain manifests of deploy/kubernetes out of the chart, so that the two never say different things.
+"""`make manifests`: write the manifests of deploy/kubernetes out of the chart, so that the two say the same.
 
 `python deploy/kubernetes/manifests.py [DIRECTORY]` with the Python of .venv/tools.
 """
@@ -15,7 +15,9 @@ import yaml
 
 HERE = Path(__file__).parent
 RENDER = HERE.parent / "helm" / "render.py"
-HEAD = "# Written by `make manifests` out of deploy/helm/dbward: change that, or patch this in a kustomization of your own.\n"
+HEAD = (
+    "# Written by `make manifests` out of deploy/helm/dbward: change that, or patch this from your own kustomization.\n"
+)
 HELMS = ("helm.sh/chart", "app.kubernetes.io/managed-by", "checksum/config", "checksum/secrets")
 """What only Helm needs. Kustomize itself names a ConfigMap anew when its content changes."""
 
@@ -67,11 +69,13 @@ def write(directory: Path) -> None:
 
 
 def _plain(item: Any) -> Any:
-    if isinstance(item, dict):
-        return {
-            key: plain for key, value in item.items() if key not in HELMS and (plain := _plain(value)) != {} or value == {}
-        }
-    return [_plain(value) for value in item] if isinstance(item, list) else item
+    """Without what only Helm needs, and without the tables that this leaves empty."""
+    if isinstance(item, list):
+        return [_plain(value) for value in item]
+    if not isinstance(item, dict):
+        return item
+    kept = {key: (value, _plain(value)) for key, value in item.items() if key not in HELMS}
+    return {key: plain for key, (value, plain) in kept.items() if plain != {} or value == {}}
 
 
 if __name__ == "__main__":
