@@ -59,7 +59,9 @@ GOOD: dict[str, Values] = {
         "ingress": {"enabled": True, "host": "dbward.example.com", "className": "nginx"},
         "serviceMonitor": {"enabled": True, "token": {"existingSecret": "metrics"}},
     },
-    "shared": {"server": {"replicas": 2, "state": POSTGRESQL, "results": {"backend": "shared"}}},
+    "shared": {
+        "server": {"replicas": 2, "updateStrategy": "Recreate", "state": POSTGRESQL, "results": {"backend": "shared"}}
+    },
     "keys": {
         "server": {
             "config": OIDC,
@@ -246,6 +248,7 @@ def test_several_servers_and_agents(rendered: dict[str, Values]) -> None:
     assert (server["replicas"], server["strategy"]["rollingUpdate"]) == (3, {"maxSurge": 1, "maxUnavailable": 0})
     assert server["template"]["spec"]["terminationGracePeriodSeconds"] == 65
     assert server["template"]["spec"]["containers"][0]["lifecycle"] == {"preStop": {"sleep": {"seconds": 5}}}
+    assert objects(rendered["shared"])["Deployment", "dbward-server"]["spec"]["strategy"] == {"type": "Recreate"}
     app = found["Deployment", "dbward-agent-app"]["spec"]["template"]["spec"]
     assert app["terminationGracePeriodSeconds"] == 930
     budgets = {name for kind, name in found if kind == "PodDisruptionBudget"}
