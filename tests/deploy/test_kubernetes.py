@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import filecmp
 import json
+import re
 import subprocess
 import tomllib
 from pathlib import Path
@@ -84,6 +85,9 @@ GOOD: dict[str, Values] = {
     },
     "open": {"ingress": {"enabled": True, "host": "h", "tls": {"enabled": False}}, "networkPolicy": {"enabled": False}},
 }
+GUIDE = (ROOT / "docs" / "deployment" / "helm.md").read_text()
+FENCES = re.findall(r"^```yaml\n(.*?)^```", GUIDE, re.DOTALL | re.MULTILINE)
+GOOD |= {f"example {i} of the guide": yaml.safe_load(fence) for i, fence in enumerate(FENCES, start=1)}
 BAD: dict[str, tuple[Values, str]] = {
     "two servers on SQLite": ({"server": {"replicas": 2}}, "/server/replicas"),
     "PostgreSQL without a URL": (
@@ -172,6 +176,19 @@ def test_kubernetes_takes_it(rendered: dict[str, Values], case: str) -> None:
 @pytest.mark.parametrize("case", BAD)
 def test_wrong_values_are_refused(rendered: dict[str, Values], case: str) -> None:
     assert BAD[case][1] in rendered[case].get("error", "it was taken")
+
+
+def test_the_guide_names_values_that_there_are() -> None:
+    assert len(FENCES) == 2
+    values = yaml.safe_load((CHART / "values.yaml").read_text())
+    rows = re.findall(r"^\| (`[a-zA-Z].*?) \|", GUIDE, re.MULTILINE)
+    named = [name for row in rows for name in re.findall(r"`([^`]+)`", row)[:1]]
+    assert len(named) > 15
+    for name in named:
+        found: Any = {**values, "agents": {"<name>": values["agentDefaults"]}}
+        for key in name.split("."):
+            assert key in found, name
+            found = found[key]
 
 
 def test_the_chart_installs_this_version() -> None:
