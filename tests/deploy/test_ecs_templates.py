@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import itertools
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -256,6 +258,13 @@ def keeps(resource: Resource) -> bool:
 def test_what_cannot_work_is_refused_before_anything_is_made(given: dict[str, str]) -> None:
     with pytest.raises(Wrong):
         resolve(SERVER, BASE | given)
+
+
+def test_cloudformation_knows_all_of_it() -> None:
+    files = [str(path) for path in sorted(ECS.glob("*.yaml"))]
+    assert len(files) == 4
+    done = subprocess.run([sys.executable, "-m", "cfnlint", "--", *files], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout
 
 
 # --- the agents' stack ------------------------------------------------------------------------------------------------
