@@ -263,7 +263,9 @@ def test_what_cannot_work_is_refused_before_anything_is_made(given: dict[str, st
 def test_cloudformation_knows_all_of_it() -> None:
     files = [str(path) for path in sorted(ECS.glob("*.yaml"))]
     assert len(files) == 4
-    done = subprocess.run([Path(sys.executable).with_name("cfn-lint"), "--", *files], capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        [Path(sys.executable).with_name("cfn-lint"), "--", *files], capture_output=True, text=True, check=False
+    )
     assert done.returncode == 0, done.stdout
 
 
