@@ -435,10 +435,11 @@ def test_a_locked_sqlite_file_is_no_file_of_strange_tables(sqlite, sqlite_path, 
 
 
 @pytest.mark.slow
-def test_five_thousand_tables_come_in_bounded_pieces(sqlite_path):
+def test_many_tables_come_in_bounded_pieces(sqlite_path):
+    many = 6 * SCHEMA_BATCH_TABLES
     with closing(sqlite3.connect(sqlite_path)) as db:
         db.executescript(
-            "BEGIN;" + "".join(f"CREATE TABLE t{n} (id INTEGER PRIMARY KEY);" for n in range(5000)) + "END"
+            "BEGIN;" + "".join(f"CREATE TABLE t{n} (id INTEGER PRIMARY KEY);" for n in range(many)) + "END"
         )
     held: list[int] = []
     names: set[str] = set()
@@ -446,7 +447,7 @@ def test_five_thousand_tables_come_in_bounded_pieces(sqlite_path):
         held.append(len(piece.tables))
         names |= {table.name for table in piece.tables}
         assert piece.unread == []
-    assert len(names) == sum(held) == 5000
+    assert len(names) == sum(held) == many
     assert set(held) == {SCHEMA_BATCH_TABLES}
 
 
