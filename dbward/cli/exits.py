@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from enum import IntEnum
 from typing import Any
 
-from dbward.errors import DbwardError, Unauthorized
+from dbward.errors import Conflict, DbwardError, Missing, Refused, Unauthorized
 
 
 class Exit(IntEnum):
@@ -54,3 +54,27 @@ def outcome_of(error: DbwardError) -> Outcome:
 
 def usage(message: str, hint: str) -> Outcome:
     return Outcome(exit=Exit.USAGE, code="usage", message=message, hint=hint)
+
+
+class explained:  # noqa: N801 - used as a function
+    """Give what the server says about a thing the codes that scripts know; `conflict`: that of a state in the way."""
+
+    def __init__(self, conflict: str | None = None) -> None:
+        self._conflict = conflict
+
+    def __enter__(self) -> None:
+        return None
+
+    def __exit__(self, _type: object, error: BaseException | None, _traceback: object) -> None:
+        if not isinstance(error, DbwardError):
+            return
+        code = error.code
+        if isinstance(error, Missing) and code == Missing.code:
+            code = "not_found"
+        elif isinstance(error, Refused):
+            code = "forbidden"
+        elif isinstance(error, Conflict) and "already approved" in error.message:
+            code = "already_approved"
+        elif isinstance(error, Conflict) and self._conflict is not None and code == Conflict.code:
+            code = self._conflict
+        raise Stop(Outcome(exit=Exit.FAILED, code=code, message=error.message, hint=error.hint)) from error

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Literal, TextIO
 
 from dbward.cli.env import Env
@@ -36,6 +36,12 @@ class Output:
         if self.human:
             for line in lines:
                 self.env.stdout.write(line + "\n")
+
+    def listing(self, lines: Sequence[str], none: str) -> None:
+        """A table on stdout; where it has no rows, `none` on stderr."""
+        self.data(lines)
+        if not lines:
+            self.say(none)
 
     def say(self, text: str) -> None:
         """What happened, on stderr, for people."""
@@ -104,3 +110,8 @@ def to_json(value: Any) -> str:
 def picked(source: Mapping[str, Any], *keys: str) -> dict[str, Any]:
     """Those keys of an answer, None where it has none."""
     return {key: source.get(key) for key in keys}
+
+
+def given(**values: Any) -> dict[str, Any]:
+    """A body of what was given; None was not."""
+    return {key: value for key, value in values.items() if value is not None}

@@ -12,7 +12,7 @@ from typing import Any, Final, TextIO
 
 from dbward.cli.output import Output
 from dbward.cli.resultset import ResultSet
-from dbward.cli.tables import CELL_MAX, clean, cut, lines, width
+from dbward.cli.tables import CELL_MAX, clean, counted, cut, lines, width
 from dbward.errors import Misconfigured
 from dbward.settings.client import ResultFormat
 
@@ -40,9 +40,9 @@ def counts(result: ResultSet) -> list[str]:
     """How many rows there are, and how many were affected."""
     parts = []
     if result.columns is not None:
-        parts.append(_counted(result.row_count, "row"))
+        parts.append(counted(result.row_count, "row"))
     if result.rows_affected is not None:
-        parts.append(f"{_counted(result.rows_affected, 'row')} affected")
+        parts.append(f"{counted(result.rows_affected, 'row')} affected")
     return parts or ["done"]
 
 
@@ -61,7 +61,7 @@ def duration(result: ResultSet) -> str:
 
 def note_truncation(out: Output, result: ResultSet) -> None:
     if result.truncated:
-        kept = _counted(result.row_count, "row")
+        kept = counted(result.row_count, "row")
         out.warn(f"the result was cut after {kept}: {result.truncation_reason}; there may be more")
 
 
@@ -187,7 +187,3 @@ def _dump(value: Any) -> str:
     """Compact JSON. Control characters beyond ASCII are escaped too; everything else that is printable is kept."""
     text = json.dumps(value, ensure_ascii=False, separators=(",", ":"))
     return text if text.isprintable() else json.dumps(value, separators=(",", ":"))
-
-
-def _counted(count: int, what: str) -> str:
-    return f"{count:,} {what}{'' if count == 1 else 's'}"

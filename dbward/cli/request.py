@@ -10,12 +10,12 @@ import click
 
 from dbward.cli import follow, requestview
 from dbward.cli.app import EPILOG, App, global_options, pass_app
-from dbward.cli.exits import Exit, Outcome, Stop
+from dbward.cli.exits import Outcome, explained
 from dbward.cli.follow import path_of, short
-from dbward.cli.output import picked
+from dbward.cli.output import given, picked
 from dbward.cli.tables import pairs, table
 from dbward.cli.times import Moment, shown
-from dbward.errors import Conflict, DbwardError, Missing, Refused
+from dbward.errors import Missing
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -67,7 +67,7 @@ def list_(app: App, /, limit: int, *, everything: bool, pending_for_me: bool, **
 @pass_app
 def show(app: App, /, id: str) -> Outcome:  # noqa: A002 - the argument's name on the command line
     """Show one request: what it asks for, who decided what, what became of it."""
-    with _explained():
+    with explained():
         found = app.client.get(path_of(id))
     app.out.data(pairs(requestview.entries(found)))
     return Outcome(found)
@@ -81,8 +81,8 @@ def show(app: App, /, id: str) -> Outcome:  # noqa: A002 - the argument's name o
 @pass_app
 def approve(app: App, /, id: str, comment: str | None, selector: str | None) -> Outcome:  # noqa: A002 - same
     """Approve a request that waits for you."""
-    with _explained():
-        made = app.client.post(path_of(id, "approve"), _given(comment=comment, selector=selector))
+    with explained():
+        made = app.client.post(path_of(id, "approve"), given(comment=comment, selector=selector))
     done = made["status"] == "approved"
     step, total = made["step_completed"], made["total_steps"]
     app.out.say(f"Approved {short(made['id'])} as {made['matched_selector']}; {step} of {total} steps done.")
@@ -102,8 +102,8 @@ def approve(app: App, /, id: str, comment: str | None, selector: str | None) -> 
 @pass_app
 def reject(app: App, /, id: str, comment: str | None) -> Outcome:  # noqa: A002 - same
     """Reject a request that waits for you. One rejection ends it."""
-    with _explained():
-        made = app.client.post(path_of(id, "reject"), _given(comment=comment))
+    with explained():
+        made = app.client.post(path_of(id, "reject"), given(comment=comment))
     app.out.say(f"Rejected {short(made['id'])}.")
     return Outcome({"id": made["id"]})
 
@@ -115,10 +115,10 @@ def reject(app: App, /, id: str, comment: str | None) -> Outcome:  # noqa: A002 
 @pass_app
 def cancel(app: App, /, id: str, reason: str | None) -> Outcome:  # noqa: A002 - same
     """Cancel a request, and stop its statement if it is running."""
-    with _explained():
+    with explained():
         if app.can_ask and not app.yes and app.client.get(path_of(id))["status"] == "running":
             app.confirm("The statement is running. Stop it in the database?")
-        made = app.client.post(path_of(id, "cancel"), _given(reason=reason))
+        made = app.client.post(path_of(id, "cancel"), given(reason=reason))
     app.out.say(f"Cancelled {short(made['id'])}.")
     return Outcome({"id": made["id"]})
 
@@ -145,7 +145,7 @@ def resume(
         from dbward.cli.render import check_writable
 
         check_writable(app.env.cwd / output.expanduser())
-    with _explained(conflict="not_ready"):
+    with explained(conflict="not_ready"):
         known = app.client.get(path_of(id))
         if known["status"] == "execution_lost" and known["operation"] != "execute_select":
             app.confirm(
@@ -153,7 +153,7 @@ def resume(
                 "Run it again?",
                 must=True,
             )
-        made = app.client.post(path_of(known["id"], "resume"), _given(reason=reason))
+        made = app.client.post(path_of(known["id"], "resume"), given(reason=reason))
     return follow.follow(app, made["id"], made["status"], wishes)
 
 
@@ -190,8 +190,8 @@ def result(
         from dbward.cli.render import check_writable
 
         check_writable(app.env.cwd / output.expanduser())
-    with _explained():
-        found = fetch(app.client, path_of(id, "result", "content"), _given(execution_id=execution_id))
+    with explained():
+        found = fetch(app.client, path_of(id, "result", "content"), given(execution_id=execution_id))
     if found is None:
         raise Missing("there is no result yet", code="not_found")
     app.on_close(found.close)
@@ -199,7 +199,7 @@ def result(
 
 
 def _executions(app: App, request_id: str, limit: int) -> Outcome:
-    with _explained():
+    with explained():
         found = app.client.get(path_of(request_id, "executions"), {"limit": limit})["executions"]
     app.out.data(
         table(
@@ -251,31 +251,3 @@ def results(app: App, /, limit: int) -> Outcome:
     if not found:
         app.out.say("No stored results.")
     return Outcome({"results": found})
-
-
-class _explained:  # noqa: N801 - used as a function
-    """Give what the server says about one request the codes that scripts know."""
-
-    def __init__(self, conflict: str | None = None) -> None:
-        self._conflict = conflict
-
-    def __enter__(self) -> None:
-        return None
-
-    def __exit__(self, _type: object, error: BaseException | None, _traceback: object) -> None:
-        if not isinstance(error, DbwardError):
-            return
-        code = error.code
-        if isinstance(error, Missing) and code == Missing.code:
-            code = "not_found"
-        elif isinstance(error, Refused):
-            code = "forbidden"
-        elif isinstance(error, Conflict) and "already approved" in error.message:
-            code = "already_approved"
-        elif isinstance(error, Conflict) and self._conflict is not None and code == Conflict.code:
-            code = self._conflict
-        raise Stop(Outcome(exit=Exit.FAILED, code=code, message=error.message, hint=error.hint)) from error
-
-
-def _given(**values: str | None) -> dict[str, str]:
-    return {key: value for key, value in values.items() if value is not None}

@@ -100,5 +100,10 @@ def pairs(entries: Iterable[tuple[str, object]]) -> list[str]:
     return made
 
 
+def counted(count: int, what: str) -> str:
+    """`1 row`, `2,000 rows`."""
+    return f"{count:,} {what}{'' if count == 1 else 's'}"
+
+
 def _shown(value: object) -> str:
     return "" if value is None else clean(str(value))

@@ -92,10 +92,15 @@ class ApiClient:
         self, path: str, body: Mapping[str, Any] | None = None, *, answer_secs: float = ANSWER_SECS
     ) -> dict[str, Any]:
         """The decoded answer. Raises a branch of `DbwardError`; `Unavailable` when the answer was lost."""
-        answer = self._call("POST", path, body=body or {}, answer_secs=answer_secs)
-        if not isinstance(answer, dict):
-            raise _not_ours()
-        return answer
+        return self._object("POST", path, body or {}, answer_secs=answer_secs)
+
+    def patch(self, path: str, body: Mapping[str, Any]) -> dict[str, Any]:
+        """As `post`."""
+        return self._object("PATCH", path, body)
+
+    def delete(self, path: str, body: Mapping[str, Any] | None = None) -> dict[str, Any]:
+        """As `post`."""
+        return self._object("DELETE", path, body)
 
     @contextmanager
     def stream(
@@ -115,6 +120,14 @@ class ApiClient:
                 yield response.iter_bytes()
         except httpx2.TransportError as e:
             raise unreachable(e) from e
+
+    def _object(
+        self, method: str, path: str, body: Mapping[str, Any] | None, *, answer_secs: float = ANSWER_SECS
+    ) -> dict[str, Any]:
+        answer = self._call(method, path, body=body, answer_secs=answer_secs)
+        if not isinstance(answer, dict):
+            raise _not_ours()
+        return answer
 
     def _call(
         self,

@@ -12,6 +12,7 @@ from dbward.db import claimable
 from dbward.db.engine import Tx
 from dbward.db.requests import Criteria, matching
 from dbward.db.rows import ExecutionRow, RequestRow, ResultRow, read
+from dbward.db.shortids import begins
 from dbward.db.tables import executions, requests, results
 from dbward.db.visible import Condition
 from dbward.domain.model import ExecutionStatus
@@ -77,6 +78,12 @@ def of_request(conn: Connection, request_id: str, *, limit: int) -> list[Executi
         .order_by(executions.c.created_at.desc(), executions.c.id)
         .limit(limit)
     )
+    return [read(ExecutionRow, row) for row in conn.execute(query).mappings()]
+
+
+def beginning(conn: Connection, request_id: str, text: str) -> list[ExecutionRow]:
+    """At most two executions of the request whose id begins with `text`."""
+    query = select(executions).where(executions.c.request_id == request_id, begins(executions.c.id, text)).limit(2)
     return [read(ExecutionRow, row) for row in conn.execute(query).mappings()]
 
 

@@ -11,6 +11,7 @@ from sqlalchemy import ColumnElement, Connection, delete, func, insert, or_, sel
 from dbward import ids
 from dbward.db.engine import Tx
 from dbward.db.rows import TokenRow, UserRow, read
+from dbward.db.shortids import begins
 from dbward.db.tables import agents, tokens, users
 
 CHANGED: Final = "identities"
@@ -104,6 +105,14 @@ def tokens_by_prefix(conn: Connection, prefix: str) -> list[TokenRow]:
 def find_token(conn: Connection, token_id: str) -> TokenRow | None:
     row = conn.execute(select(tokens).where(tokens.c.id == token_id)).mappings().first()
     return read(TokenRow, row) if row is not None else None
+
+
+def tokens_beginning(conn: Connection, text: str, *, of: tuple[str, str] | None) -> list[TokenRow]:
+    """At most two tokens whose id begins with `text`; `of`, a type and an id, narrows to those of one subject."""
+    query = select(tokens).where(begins(tokens.c.id, text)).limit(2)
+    if of is not None:
+        query = query.where(tokens.c.subject_type == of[0], tokens.c.subject_id == of[1])
+    return [read(TokenRow, row) for row in conn.execute(query).mappings()]
 
 
 def token_by_hash(conn: Connection, token_hash: str) -> TokenRow | None:

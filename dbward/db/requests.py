@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
@@ -12,14 +11,13 @@ from sqlalchemy import Connection, and_, delete, exists, func, insert, or_, sele
 
 from dbward.db.engine import Tx
 from dbward.db.rows import RequestRow, read
+from dbward.db.shortids import begins
 from dbward.db.tables import approvals, request_selectors, requests
 from dbward.db.visible import Condition, Visibility, awaiting
 from dbward.domain.approvals import Approval
 from dbward.domain.model import Status
 from dbward.domain.states import Trigger, advance
 from dbward.errors import Conflict, LostRace, Missing
-
-_PREFIX = re.compile(r"[0-9a-f][0-9a-f-]{0,35}")
 
 
 def insert_request(tx: Tx, row: RequestRow) -> None:
@@ -46,10 +44,7 @@ def resolve(conn: Connection, id_or_prefix: str, seen: Condition) -> RequestRow:
 
     Raises `Missing` for none, `Conflict` (`request.ambiguous`) for several. What is not seen counts for neither.
     """
-    if _PREFIX.fullmatch(id_or_prefix) is None:
-        raise missing(id_or_prefix)
-    after = id_or_prefix + "g"  # the first text past every id that starts so: ids are lower-case hex and hyphens
-    query = select(requests).where(requests.c.id >= id_or_prefix, requests.c.id < after, seen).limit(2)
+    query = select(requests).where(begins(requests.c.id, id_or_prefix), seen).limit(2)
     found = conn.execute(query).mappings().all()
     if not found:
         raise missing(id_or_prefix)

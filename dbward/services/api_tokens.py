@@ -9,7 +9,7 @@ from datetime import datetime
 from dbward import ids
 from dbward.client.shapes import NewToken, TokenFilter
 from dbward.db import identities
-from dbward.db.engine import Tx
+from dbward.db.engine import Connection, Tx
 from dbward.db.rows import TokenRow
 from dbward.domain import rbac, roles
 from dbward.domain.model import ANY, Event, Permission, Principal, Role, Target
@@ -145,9 +145,12 @@ def list_tokens(rt: Runtime, who: Principal, wanted: TokenFilter) -> View:
 
 
 def inspect_token(rt: Runtime, who: Principal, token_id: str) -> View:
-    """What a token gives: one's own, or with `token.list` anybody's. Raises `Missing`, also for one that is hidden."""
+    """What a token gives: one's own, or with `token.list` anybody's; the id may be shortened.
+
+    Raises `Missing`, also for one that is hidden, and `Conflict` (`token.ambiguous`).
+    """
     with rt.store.read() as conn:
-        row = identities.find_token(conn, token_id)
+        row = _find(conn, who, token_id)
     if row is None or not _visible(who, row):
         raise Missing(f"token {token_id}")
     granted = _roles_of(rt, row)
@@ -157,6 +160,20 @@ def inspect_token(rt: Runtime, who: Principal, token_id: str) -> View:
         "effective_roles": [role.name for role in granted],
         "effective_permissions": identity.permissions_of(granted),
     }
+
+
+def _find(conn: Connection, who: Principal, asked: str) -> TokenRow | None:
+    """The token of an id, or of its first characters when only one that the caller may look at begins so.
+
+    Raises `Conflict` (`token.ambiguous`).
+    """
+    if (row := identities.find_token(conn, asked)) is not None:
+        return row
+    everybodys = rbac.allowed(who, Permission.TOKEN_LIST, None)
+    found = identities.tokens_beginning(conn, asked, of=None if everybodys else (who.kind, who.subject))
+    if len(found) > 1:
+        raise Conflict(f"more than one token starts with {asked}", code="token.ambiguous", hint="give more of the id")
+    return found[0] if found else None
 
 
 def _visible(who: Principal, row: TokenRow) -> bool:
@@ -187,11 +204,11 @@ def _token_view(row: TokenRow) -> View:
 def revoke_token(rt: Runtime, who: Principal, token_id: str) -> View:
     """Revoke one's own token, or with `token.revoke:any` anybody's. Repeatable; the polls held with it end at once.
 
-    Raises `Missing`, also for a token that the caller may not even see, and `Refused`.
+    Raises `Missing`, also for a token that the caller may not even see, `Conflict` (`token.ambiguous`), and `Refused`.
     """
 
     def work(tx: Tx) -> View | DbwardError:
-        row = identities.find_token(tx.conn, token_id)
+        row = _find(tx.conn, who, token_id)
         if row is None:
             raise Missing(f"token {token_id}")
         # Anybody's means of every database: a role of some databases says nothing about other people.

@@ -120,8 +120,15 @@ def _choose(conn: Connection, request: RequestRow, execution_id: str | None) -> 
         if latest is None:
             raise Missing("no execution of this request has finished", hint="wait with `result/stream`")
         return latest
-    chosen = executions.find(conn, execution_id)
-    if chosen is None or chosen.request_id != request.id or chosen.status is ExecutionStatus.WITHDRAWN:
+    found = executions.beginning(conn, request.id, execution_id)
+    if len(found) > 1:
+        raise Conflict(
+            f"more than one execution starts with {execution_id}",
+            code="execution.ambiguous",
+            hint="give more of the id",
+        )
+    chosen = found[0] if found else None
+    if chosen is None or chosen.status is ExecutionStatus.WITHDRAWN:
         raise Missing(f"execution {execution_id} of this request")
     if chosen.status not in _FINISHED:
         raise Conflict("this execution has not finished")

@@ -35,7 +35,13 @@ def list_(query: TokenFilter) -> Response:
 
 
 @bp.get("/<token_id>/inspect")
-@endpoint("Show what a token gives", needs=Permission.TOKEN_LIST, extent=Extent.SELF, answers={200: answers.Inspected})
+@endpoint(
+    "Show what a token gives",
+    needs=Permission.TOKEN_LIST,
+    extent=Extent.SELF,
+    answers={200: answers.Inspected},
+    errors=(409,),
+)
 def inspect(token_id: str) -> Response:
     """One's own without any permission."""
     return json.reply(api_tokens.inspect_token(guard.runtime(), guard.principal(), token_id))
@@ -47,7 +53,7 @@ def inspect(token_id: str) -> Response:
     needs=Permission.TOKEN_REVOKE,
     extent=Extent.OWN,
     answers={200: answers.Revoked},
-    errors=(404,),
+    errors=(404, 409),
 )
 def revoke(token_id: str) -> Response:
     """Repeatable: the second call answers with the time of the first."""
