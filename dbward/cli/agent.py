@@ -6,6 +6,8 @@ from pathlib import Path
 
 import click
 
+from dbward.cli.agents import agents
+
 
 @click.group("agent", short_help="Run statements that the server hands out.", invoke_without_command=True)
 @click.option(
@@ -21,6 +23,8 @@ def agent(ctx: click.Context, config: Path | None) -> None:
     accept the token any more.
     """
     if ctx.invoked_subcommand is not None:
+        if config is not None:
+            raise click.UsageError(f"--config is the agent's file; `{ctx.invoked_subcommand}` reads that of clients")
         return
     from dbward import logs
     from dbward.settings.agent import load_agent
@@ -31,3 +35,6 @@ def agent(ctx: click.Context, config: Path | None) -> None:
     logs.configure(settings.logging)
     if status := run_agent(settings):
         raise click.exceptions.Exit(status)
+
+
+agent.add_command(agents, "list")

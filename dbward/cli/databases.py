@@ -1,4 +1,4 @@
-"""`dbward databases`."""
+"""`dbward databases` and `dbward database list`."""
 
 from __future__ import annotations
 
@@ -21,3 +21,12 @@ def databases(app: App) -> Outcome:
     if not found:
         app.out.say("No databases.")
     return Outcome({"databases": [{"name": name, "environments": envs} for name, envs in found.items()]})
+
+
+@click.group("database", short_help="Show the databases you may work on.", epilog=EPILOG)
+@global_options(hidden=True)
+def database() -> None:
+    """Show the databases you may work on: `database list` is the same as `databases`."""
+
+
+database.add_command(databases, "list")

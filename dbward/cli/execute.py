@@ -48,6 +48,7 @@ def execute(
     result_format: Any,
     *,
     wait: bool,
+    no_save: bool,
     **asked: Any,
 ) -> Outcome:
     """Submit a statement and wait for its result. SQL may be `-` for standard input.
@@ -64,7 +65,7 @@ def execute(
     text = sql_of(app, sql, file)
     settings = app.settings
     target = (settings.database(), settings.environment())
-    wishes = follow.Wishes(output, result_format, timeout, wait)
+    wishes = follow.Wishes(output, result_format, timeout, wait, keep=not no_save)
     if output is not None:
         from dbward.cli.render import check_writable
 

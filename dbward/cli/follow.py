@@ -47,18 +47,22 @@ _QUEUE_HINTS: Final = {
 
 @dataclass(frozen=True, slots=True)
 class Wishes:
-    """What is to be done with the result. `timeout` None waits as long as it takes."""
+    """What is to be done with the result. `timeout` None waits as long as it takes; `keep`: also in `results.dir`."""
 
     output: Path | None = None
     form: ResultFormat | None = None
     timeout: int | None = None
     wait: bool = False
+    keep: bool = True
 
 
 def result_options(function: F) -> F:
-    """`--output` and `--result-format`, of every command that shows a result."""
+    """`--output`, `--result-format` and `--no-save`, of every command that shows a result."""
     from dbward.settings.client import RESULT_FORMATS
 
+    function = click.option("--no-save", is_flag=True, help="Leave no copy in `results.dir` of the configuration.")(
+        function
+    )
     function = click.option(
         "--result-format", type=click.Choice(RESULT_FORMATS), help="How to show or save the rows; table is the default."
     )(function)
@@ -120,7 +124,7 @@ def deliver(app: App, request_id: str, result: ResultSet, wishes: Wishes) -> Out
         app.out.say(f"saved to {target} {render.summary(result)}")
     elif app.out.human:
         render.show(app.out, result, form)
-    if settings.results_dir is not None:
+    if settings.results_dir is not None and wishes.keep:
         _keep(app, settings.results_dir, request_id, result)
     return Outcome()
 

@@ -23,8 +23,13 @@ COMMANDS: Mapping[str, tuple[str, str, str]] = {
     "request": ("request", "request", "List, show, decide, cancel and resume requests; read results."),
     "audit": ("audit", "audit", "Search the audit log, or verify its chain."),
     "agents": ("agents", "agents", "Show the agents and what waits for them."),
+    "result": ("result", "result", "List and read stored results."),
     "databases": ("databases", "databases", "Show the databases you may work on."),
-    "policy": ("policy", "policy", "Ask which policies cover a database."),
+    "database": ("databases", "database", "The same as `databases`."),
+    "schema": ("schema", "schema", "Show tables and columns."),
+    "policy": ("policy", "policy", "Show policies, and which of them cover a database."),
+    "workflow": ("policy", "workflow", "Show who has to approve what."),
+    "webhook": ("webhook", "webhook", "Show webhooks and what they are told."),
     "token": ("token", "token", "Make, list, inspect and revoke tokens."),
     "user": ("user", "user", "Add, change, suspend and remove people."),
     "group": ("group", "group", "Show groups and their members."),
@@ -35,6 +40,7 @@ COMMANDS: Mapping[str, tuple[str, str, str]] = {
     "whoami": ("whoami", "whoami", "Show who the server thinks you are."),
     "server": ("server", "server", "Run the server."),
     "agent": ("agent", "agent", "Run statements that the server hands out."),
+    "self-update": ("selfupdate", "self_update", "Say how to upgrade this program."),
     "dev": ("dev", "dev", "Try dbward on this machine."),
 }
 """Name to module, attribute and short help: a module is imported only when its command is called."""

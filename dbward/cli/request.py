@@ -138,9 +138,11 @@ def resume(
     timeout: int | None,
     output: Path | None,
     result_format: Any,
+    *,
+    no_save: bool,
 ) -> Outcome:
     """Run an approved request, or an executed, failed or lost one again, and wait for its result."""
-    wishes = follow.Wishes(output, result_format, timeout)
+    wishes = follow.Wishes(output, result_format, timeout, keep=not no_save)
     if output is not None:
         from dbward.cli.render import check_writable
 
@@ -175,6 +177,7 @@ def result(
     result_format: Any,
     *,
     listing: bool,
+    no_save: bool,
 ) -> Outcome:
     """Print a stored result, or list what was executed."""
     if listing and (execution_id or output or result_format):
@@ -185,7 +188,7 @@ def result(
         return _executions(app, id, limit or 20)
     from dbward.cli.resultset import fetch
 
-    wishes = follow.Wishes(output, result_format)
+    wishes = follow.Wishes(output, result_format, keep=not no_save)
     if output is not None:
         from dbward.cli.render import check_writable
 

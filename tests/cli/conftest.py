@@ -61,6 +61,20 @@ approvers = [{ role = "approver" }]
 [[workflows.steps]]
 mode = "any"
 approvers = [{ group = "dba" }, { role = "operator" }]
+
+[[execution_policies]]
+environment = "production"
+max_rows = 5000
+
+[[result_policies]]
+environment = "production"
+delivery_mode = "stream"
+access = ["group:dba"]
+
+[[webhooks]]
+id = "oncall"
+url = "https://oncall.example.com/in?key=hidden"
+events = ["request.created"]
 """
 """Production needs an approver, then somebody of the group dba or an operator."""
 

@@ -192,6 +192,17 @@ def test_json_for_programs(shop: Shop) -> None:
     assert quiet.data["result_data"]["rows"] == [{"a": 1, "a_2": 2}]
 
 
+def test_the_tables(shop: Shop) -> None:
+    listed = shop.farm.until(lambda: shop.run("schema", "list").out, "the agent has sent the tables")
+    assert "items" in listed
+    shown = shop.run("schema", "show", "items", "-e", "development")
+    assert "id INTEGER PRIMARY KEY" in shown.out
+    assert "(shop/development, sqlite, seen " in shown.err
+    assert shop.run("schema", "show", "items", "--format", "json").data["table"]["name"] == "items"
+    missing = shop.run("schema", "show", "nothing", "--format", "json")
+    assert (missing.status, missing.error["code"]) == (1, "not_found")
+
+
 def test_what_the_database_refused(shop: Shop) -> None:
     ran = shop.run("execute", "SELECT * FROM no_such_table")
     assert (ran.status, ran.out) == (1, "")
@@ -221,7 +232,9 @@ def test_a_stored_result_in_every_format(shop: Shop) -> None:
     assert made["rows"] == [[1, "item 1"], [2, "item 2"]]
     execution = shop.run("request", "result", newest, "--list", "--format", "json").data["executions"][0]
     assert execution["has_stored_result"] is True
-    assert shop.run("request", "result", newest, "--execution", execution["id"]).status == 0
+    assert shop.run("request", "result", newest, "--execution", execution["id"][:8]).status == 0
+    assert shop.run("result", "get", newest[:8], "--result-format", "vertical").out == vertical
+    assert newest[:8] in shop.run("result", "list").out
 
 
 def test_saving(shop: Shop, tmp_path: Path) -> None:
@@ -237,6 +250,8 @@ def test_saving(shop: Shop, tmp_path: Path) -> None:
     assert [json.loads(copy.read_text())["rows"] for copy in copies] == [[[3]]]
     assert str(copies[0]) in kept.err
     assert stat.S_IMODE((tmp_path / "kept").stat().st_mode) == 0o700
+    shop.run("execute", "SELECT id FROM items WHERE id = 4", "--no-save", cwd=tmp_path)
+    assert list((tmp_path / "kept").iterdir()) == copies
 
 
 def test_a_result_that_is_not_stored_is_seen_once(shop: Shop) -> None:
