@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 
 import click
@@ -24,7 +25,7 @@ def agent(ctx: click.Context, config: Path | None) -> None:
     """
     if ctx.invoked_subcommand is not None:
         if config is not None:
-            raise click.UsageError(f"--config is the agent's file; `{ctx.invoked_subcommand}` reads that of clients")
+            raise click.UsageError(f"--config is for running the agent, not for `{ctx.invoked_subcommand}`")
         return
     from dbward import logs
     from dbward.settings.agent import load_agent
@@ -35,6 +36,18 @@ def agent(ctx: click.Context, config: Path | None) -> None:
     logs.configure(settings.logging)
     if status := run_agent(settings):
         raise click.exceptions.Exit(status)
+
+
+@agent.command("healthcheck")
+@click.argument("file")
+def healthcheck(file: str) -> None:
+    """Exit with 0 when the agent has renewed FILE, its `alive_file`, within the last minute.
+
+    Exit status: 0 it has; 1 it has not.
+    """
+    from dbward.cli import healthcheck
+
+    raise click.exceptions.Exit(healthcheck.run(("agent", "healthcheck", file), sys.stderr))
 
 
 agent.add_command(agents, "list")

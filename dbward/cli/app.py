@@ -70,7 +70,6 @@ class App:
     def client(self) -> ApiClient:
         """The connection to the server. Raises `Misconfigured`, also when there is nothing to sign in with."""
         if self._client is None:
-            from dbward.client.http import ApiClient
             from dbward.errors import Unauthorized
             from dbward.settings.client import HINT
 
@@ -83,9 +82,19 @@ class App:
                 token()  # who is not logged in is told so before anything else is done
             else:
                 raise Unauthorized("no token is configured", code="auth_error", hint=HINT)
-            self._client = ApiClient(settings.url, token, version=VERSION, transport=self.env.transport)
-            self.on_close(self._client.close)
+            self._client = self._connected(settings.url, token)
         return self._client
+
+    def connect(self, url: str, token: str) -> None:
+        """Have `client` be a connection that is not the one of the configuration."""
+        self._client = self._connected(url, token)
+
+    def _connected(self, url: str, token: str | Callable[[], str]) -> ApiClient:
+        from dbward.client.http import ApiClient
+
+        client = ApiClient(url, token, version=VERSION, transport=self.env.transport)
+        self.on_close(client.close)
+        return client
 
     @property
     def login(self) -> Login:

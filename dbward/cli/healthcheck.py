@@ -12,31 +12,13 @@ from pathlib import Path
 from typing import TextIO
 from urllib.parse import urlsplit
 
-SERVER_USAGE = """\
-Usage: dbward server healthcheck URL
-
-  Exit with 0 when the server at URL, such as http://127.0.0.1:3000/health, answers 200 within five seconds, and
-  with 1 otherwise.
-"""
-AGENT_USAGE = """\
-Usage: dbward agent healthcheck FILE
-
-  Exit with 0 when the agent has renewed FILE, its alive_file, within the last minute, and with 1 otherwise.
-"""
 TIMEOUT_SECS = 5.0
 STALE_SECS = 60.0
 """The agent renews its file every ten seconds."""
 
 
-def run(argv: Sequence[str], out: TextIO, err: TextIO) -> int:
-    """The exit status of `("server" | "agent", "healthcheck", …)`; 2 for a wrong call, as everywhere."""
-    usage = SERVER_USAGE if argv[0] == "server" else AGENT_USAGE
-    if list(argv[2:]) == ["--help"]:
-        out.write(usage)
-        return 0
-    if len(argv) != 3 or argv[2].startswith("-"):
-        err.write(usage)
-        return 2
+def run(argv: Sequence[str], err: TextIO) -> int:
+    """The exit status of `("server", "healthcheck", URL)` or `("agent", "healthcheck", FILE)`."""
     trouble = _server(argv[2]) if argv[0] == "server" else _agent(Path(argv[2]))
     if trouble is not None:
         err.write(f"unhealthy: {trouble}\n")

@@ -38,13 +38,15 @@ COMMANDS: Mapping[str, tuple[str, str, str]] = {
     "login": ("login", "login", "Sign in through the identity provider."),
     "logout": ("login", "logout", "End that login."),
     "whoami": ("whoami", "whoami", "Show who the server thinks you are."),
-    "server": ("server", "server", "Run the server."),
+    "server": ("server", "server", "Run the server, and administer it where it runs."),
     "agent": ("agent", "agent", "Run statements that the server hands out."),
     "self-update": ("selfupdate", "self_update", "Say how to upgrade this program."),
     "dev": ("dev", "dev", "Try dbward on this machine."),
 }
 """Name to module, attribute and short help: a module is imported only when its command is called."""
 
+HEALTHCHECKS = frozenset({("server", "healthcheck"), ("agent", "healthcheck")})
+"""Run every few seconds: a right call of these goes past click and everything else."""
 
 _FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO})
 
@@ -69,10 +71,10 @@ def main(argv: Sequence[str], env: Env) -> int:
     if list(argv) in (["--version"], ["-v"]):
         env.stdout.write(f"dbward {VERSION}\n")
         return 0
-    if list(argv[:2]) in (["server", "healthcheck"], ["agent", "healthcheck"]):
+    if len(argv) == 3 and tuple(argv[:2]) in HEALTHCHECKS and not argv[2].startswith("-"):
         from dbward.cli import healthcheck
 
-        return healthcheck.run(argv, env.stdout, env.stderr)
+        return healthcheck.run(argv, env.stderr)
     from dbward.cli.app import App
 
     app = App(env)

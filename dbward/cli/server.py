@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import sys
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -10,8 +11,10 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
+from dbward.cli import token, user
 from dbward.cli.app import EPILOG, App, global_options, pass_app
 from dbward.cli.exits import Exit, Outcome
+from dbward.cli.onhost import on_host, read_admin_token, url_of
 from dbward.errors import DbwardError, Misconfigured
 
 if TYPE_CHECKING:
@@ -23,9 +26,9 @@ Decorated = TypeVar("Decorated", bound=Callable[..., Any])
 USUAL_CONFIG = Path("dbward-server.toml")
 
 
-@click.group("server", short_help="Run the server.")
+@click.group("server", short_help="Run the server, and administer it where it runs.")
 def server() -> None:
-    """Run the server."""
+    """Run the server, and administer it where it runs."""
 
 
 @server.command("start")
@@ -173,6 +176,47 @@ def restore(app: App, backup: str, server_config: Path | None) -> Outcome:
         "what happened after that is not in it: revoke tokens and suspend people again that were shut out since"
     )
     return Outcome(asdict(restored))
+
+
+@server.command("healthcheck")
+@click.argument("url")
+def healthcheck(url: str) -> None:
+    """Exit with 0 when the server at URL, such as http://127.0.0.1:3000/health, answers 200 within five seconds.
+
+    Exit status: 0 it does; 1 it does not. For containers, which have no curl.
+    """
+    from dbward.cli import healthcheck
+
+    raise click.exceptions.Exit(healthcheck.run(("server", "healthcheck", url), sys.stderr))
+
+
+def _connect(app: App, server_config: Path | None, url: str | None) -> None:
+    """As its first administrator, with the token that the server left in its `state_dir`."""
+    from dbward.services.bootstrap import ADMIN_TOKEN
+    from dbward.settings.server import read_listen
+
+    source = _source(app, server_config)
+    token = read_admin_token(_state_dir(app, server_config) / ADMIN_TOKEN)
+    app.connect(url_of(read_listen(source, app.env.variables)) if url is None else _checked(url), token)
+
+
+def _checked(url: str) -> str:
+    from dbward.settings.transport import check_transport, check_url
+
+    try:
+        checked = check_url(url)
+    except ValueError as e:
+        raise click.UsageError(f"--server-url {e}") from e
+    check_transport(checked, allow_insecure=False)
+    return checked
+
+
+server.add_command(
+    on_host(token.token, _connect, help="`dbward token` on the server's machine, as its first administrator.")
+)
+server.add_command(
+    on_host(user.user, _connect, help="`dbward user` on the server's machine, as its first administrator.")
+)
 
 
 def _back_up_here(app: App, server_config: Path | None) -> dict[str, Any]:

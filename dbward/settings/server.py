@@ -203,6 +203,14 @@ def read_state_dir(source: Source, env: Mapping[str, str]) -> Path:
     return base_of(source) / Path(state_dir).expanduser()
 
 
+def read_listen(source: Source, env: Mapping[str, str]) -> tuple[str, int]:
+    """Where the file has the server listen, whatever else is in it. Raises `Misconfigured`."""
+    root, problems, _ = open_file(source, env, only=("server",), files=True)
+    listen, _ = _read_http(root.table("server"))
+    problems.raise_found()
+    return listen
+
+
 _NAMESPACE = re.compile(r"(?!AWS/|:)[A-Za-z0-9._/#:-]{1,255}")
 
 _RETIRED = {

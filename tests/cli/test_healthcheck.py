@@ -46,6 +46,13 @@ def test_an_agents_file(tmp_path: Path) -> None:
     assert "was last renewed" in check("agent", "healthcheck", str(alive))[2]
 
 
+def test_the_same_with_options_before_it(tmp_path: Path) -> None:
+    alive = tmp_path / "alive"
+    assert check("--format", "json", "agent", "healthcheck", str(alive))[0] == 1
+    alive.touch()
+    assert check("--format", "json", "agent", "healthcheck", str(alive)) == (0, "", "")
+
+
 @pytest.mark.parametrize("part", ["server", "agent"])
 def test_a_wrong_call_says_how(part: str) -> None:
     assert check(part, "healthcheck")[0] == 2

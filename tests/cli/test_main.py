@@ -52,13 +52,15 @@ def test_help_imports_no_command() -> None:
 
 
 def every_command() -> list[tuple[str, ...]]:
-    found: list[tuple[str, ...]] = []
+    def below(path: tuple[str, ...], command: click.Command) -> list[tuple[str, ...]]:
+        subs = command.commands if isinstance(command, click.Group) else {}
+        return [path, *(each for name, sub in subs.items() for each in below((*path, name), sub))]
+
+    found = []
     for name in COMMANDS:
         command = load(name)
         assert command is not None
-        found.append((name,))
-        if isinstance(command, click.Group):
-            found += [(name, sub) for sub in command.commands]
+        found += below((name,), command)
     return found
 
 
