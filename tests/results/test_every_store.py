@@ -161,6 +161,7 @@ def test_many_finish_at_once(store):
     assert list(store.abandoned(ahead())) == []
 
 
+@pytest.mark.parametrize("opened", ["local", "moto"], indirect=True)  # s3rver writes into the very file that is read
 def test_the_same_part_at_once(store):
     data = noise(MIB)
     with ThreadPoolExecutor(4) as pool:
