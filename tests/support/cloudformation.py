@@ -82,7 +82,11 @@ _Loader.add_multi_constructor("!", _short)
 
 
 def read(path: Path) -> dict[str, Any]:
-    template: dict[str, Any] = yaml.load(path.read_text(), _Loader)
+    return parse(path.read_text())
+
+
+def parse(text: str) -> dict[str, Any]:
+    template: dict[str, Any] = yaml.load(text, _Loader)
     return template
 
 
