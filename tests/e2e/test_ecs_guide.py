@@ -15,7 +15,7 @@ import psycopg2
 import pytest
 
 from tests.e2e.people import TERMINAL
-from tests.support.aws.ecs import ACCOUNT, REGION, ROOT
+from tests.support.aws.ecs import ACCOUNT, REGION, ROOT, Refused
 from tests.support.aws.front import Aws, aws
 from tests.support.aws.shell import Shell, fences
 from tests.support.processes import Farm, call, status_of
@@ -49,6 +49,36 @@ TOKEN = re.compile(r"dbw_\w+")
 def cloud(farm: Farm) -> Iterator[Aws]:
     with aws(farm) as cloud:
         yield cloud
+
+
+@pytest.mark.parametrize(
+    ("changed", "because"),
+    [
+        ({"Capabilities.member.1": "CAPABILITY_IAM"}, "CAPABILITY_NAMED_IAM"),
+        ({"VpcId": "vpc-xxx"}, "no AWS::EC2::VPC::Id"),
+        ({"ResultStorageBackend": "s3"}, "needs ResultBucketName"),
+        ({"EnableAlb": "yes"}, "is not one of"),
+        ({"ServerConfigToml": "#" * 4097}, "longer than 4096 bytes"),
+    ],
+)
+def test_this_aws_refuses_what_the_real_one_does(cloud: Aws, changed: dict[str, str], because: str) -> None:
+    """Else the run of the guide would show little."""
+    given = {"VpcId": PLACEHOLDERS["vpc-xxx"], "SubnetIds": PLACEHOLDERS["subnet-aaa"]}
+    asked = {
+        "StackName": "dbward",
+        "ChangeSetName": "change",
+        "ChangeSetType": "CREATE",
+        "TemplateBody": (ROOT / "deploy/ecs/template.yaml").read_text(),
+        "Capabilities.member.1": "CAPABILITY_NAMED_IAM",
+    }
+    for name, value in changed.items():
+        (asked if name in asked else given)[name] = value
+    for number, (name, value) in enumerate(given.items(), start=1):
+        asked[f"Parameters.member.{number}.ParameterKey"] = name
+        asked[f"Parameters.member.{number}.ParameterValue"] = value
+    with pytest.raises(Refused, match=because):
+        cloud.cloudformation.answer("CreateChangeSet", asked)
+    assert cloud.cloudformation.stacks == {}
 
 
 class Guide:

@@ -114,7 +114,10 @@ class CloudFormation:
             raise Refused(f"templateBody must be at most {MAX_TEMPLATE_BYTES} bytes", "ValidationError")
         template = cloudformation.parse(asked["TemplateBody"])
         stack = Deployed(name) if kind == "CREATE" else self._stack(name)
-        given = dict(_parameters(asked, stack))
+        declared = template.get("Parameters", {})
+        defaults = {key: str(about["Default"]) for key, about in declared.items() if "Default" in about}
+        # Kept with the stack: what was a default then is a previous value at the next update.
+        given = defaults | dict(_parameters(asked, stack))
         _check(template, given)
         _check_capabilities(template, list(_members(asked, "Capabilities")))
         try:
@@ -134,6 +137,7 @@ class CloudFormation:
         return {"ChangeSetId": asked["ChangeSetName"], "Status": status, "StatusReason": change.reason}
 
     def _execute(self, asked: Mapping[str, str]) -> Any:
+        """Of a change that fails, only its services are rolled back."""
         change = self.changes.pop(asked["ChangeSetName"])
         stack = change.stack
         kind = "UPDATE" if stack.resources else "CREATE"
@@ -278,10 +282,9 @@ def _parameters(asked: Mapping[str, str], stack: Deployed) -> Iterator[tuple[str
     number = 1
     while (name := asked.get(f"Parameters.member.{number}.ParameterKey")) is not None:
         if asked.get(f"Parameters.member.{number}.UsePreviousValue") == "true":
-            if name in stack.parameters:
-                yield name, stack.parameters[name]
-            elif "Default" not in stack.template.get("Parameters", {}).get(name, {}):
+            if name not in stack.parameters:
                 raise Refused(f"{name} has no previous value", "ValidationError")
+            yield name, stack.parameters[name]
         else:
             yield name, asked[f"Parameters.member.{number}.ParameterValue"]
         number += 1
