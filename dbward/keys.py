@@ -49,7 +49,7 @@ def write_private(path: Path, data: bytes) -> bool:
         return False
     finally:
         draft.unlink()
-    _sync_directory(path.parent)
+    sync_directory(path.parent)
     return True
 
 
@@ -57,7 +57,7 @@ def replace_file(path: Path, data: bytes) -> None:
     """Write `path` with mode 0600 so that it holds the old or the new content whatever happens."""
     draft = _draft(path, data)
     draft.replace(path)
-    _sync_directory(path.parent)
+    sync_directory(path.parent)
 
 
 def missing(state_dir: Path) -> list[str]:
@@ -152,7 +152,7 @@ def _draft(path: Path, data: bytes) -> Path:
     return draft
 
 
-def _sync_directory(path: Path) -> None:
+def sync_directory(path: Path) -> None:
     fd = os.open(path, os.O_RDONLY)
     try:
         os.fsync(fd)

@@ -86,7 +86,7 @@ class Metrics:
             values=("stored", "purged", "failed"),
         )
         self.backups = self._counter(
-            "dbward_backups", "Backups of the state, made or failed.", "status", values=("made", "failed")
+            "dbward_backups", "Backups of the state.", "status", values=("made", "failed", "not_removed")
         )
         self.last_backup = Gauge(
             "dbward_last_backup_timestamp_seconds",

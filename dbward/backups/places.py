@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import os
 import re
 import shutil
 from collections.abc import Iterator
@@ -13,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final, Protocol
 
 from dbward.errors import Misconfigured, Missing, Unavailable
+from dbward.keys import sync_directory
 from dbward.settings.server import S3Settings
 
 if TYPE_CHECKING:
@@ -50,25 +50,15 @@ def made_at(name: str) -> datetime | None:
 
 
 class Folder:
-    """A directory of its own, 0700. Drafts are made in it, so that a finished one only gets its name."""
+    """A directory of its own. Drafts are made in it, so that a finished one only gets its name."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
 
     def put(self, draft: Path, name: str) -> str:
         with _reported("the backup cannot be put there", OSError):
-            self.path.mkdir(mode=0o700, parents=True, exist_ok=True)
-            if draft.parent != self.path:
-                moved = self.path / f".{name}"
-                shutil.copyfile(draft, moved)
-                moved.chmod(0o600)
-                draft = moved
             draft.rename(self.path / name)
-            directory = os.open(self.path, os.O_RDONLY | os.O_CLOEXEC)
-            try:
-                os.fsync(directory)
-            finally:
-                os.close(directory)
+            sync_directory(self.path)
         return str(self.path / name)
 
     def names(self) -> list[str]:

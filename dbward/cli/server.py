@@ -144,7 +144,9 @@ def backup(app: App, server_config: Path | None, pid: int | None, timeout: float
         return Outcome(None, Exit.FAILED, said["code"], said["message"], said["hint"])
     removed = f", {len(said['removed'])} older removed" if said["removed"] else ""
     app.out.data([f"{said['place']} ({said['bytes']} bytes{removed})"])
-    return Outcome({key: said[key] for key in ("place", "bytes", "removed")})
+    if said["not_removed"] is not None:
+        app.out.warn(f"older ones are still there: {said['not_removed']}")
+    return Outcome({key: said[key] for key in ("place", "bytes", "removed", "not_removed")})
 
 
 @server.command("restore", epilog=EPILOG)
@@ -153,10 +155,11 @@ def backup(app: App, server_config: Path | None, pid: int | None, timeout: float
 @_server_config
 @pass_app
 def restore(app: App, backup: str, server_config: Path | None) -> Outcome:
-    """Begin again from BACKUP: a file, the name of one where `[backup]` keeps them, or `latest`.
+    """Begin again from BACKUP: a file, the name of one where `[backup]` keeps them, `latest`, or s3://BUCKET/PREFIX/NAME.
 
     Only where there is no state, and while no server runs. Its audit log is verified first. Requests that were open
-    when the backup was made are ended, since nobody can know whether they ran after that.
+    when the backup was made are ended, since nobody can know whether they ran after that. A file may also be a copy of
+    the database alone: then the keys must be in `state_dir` already.
     """
     from dataclasses import asdict
 

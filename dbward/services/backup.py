@@ -29,14 +29,23 @@ RETRY_AFTER: Final = timedelta(minutes=15)
 
 @dataclass(frozen=True, slots=True)
 class Made:
-    """One backup: where it is, its size in bytes, and the names of the older ones that were removed for it."""
+    """One backup: where it is, its size in bytes, the names of the older ones that were removed for it, and why not all
+    of those were.
+    """
 
     place: str
     size: int
     removed: tuple[str, ...]
+    not_removed: str | None
 
     def as_json(self) -> dict[str, Any]:
-        return {"ok": True, "place": self.place, "bytes": self.size, "removed": list(self.removed)}
+        return {
+            "ok": True,
+            "place": self.place,
+            "bytes": self.size,
+            "removed": list(self.removed),
+            "not_removed": self.not_removed,
+        }
 
 
 def open_place(settings: ServerSettings) -> places.Place:
@@ -44,11 +53,18 @@ def open_place(settings: ServerSettings) -> places.Place:
     backup = settings.backup
     if backup.bucket is None:
         return places.Folder(backup.folder)
-    return places.Bucket(replace(settings.results.s3, bucket=backup.bucket, prefix=backup.prefix))
+    return open_bucket(settings, backup.bucket, backup.prefix)
+
+
+def open_bucket(settings: ServerSettings, bucket: str, prefix: str) -> places.Bucket:
+    """A place in S3, with the connection of `[result_storage]`. Raises `Misconfigured`."""
+    return places.Bucket(replace(settings.results.s3, bucket=bucket, prefix=prefix))
 
 
 def make(rt: Runtime) -> Made:
     """Back up the state as of now and remove what is more than `keep`; a failure is on the record too.
+
+    Older ones that cannot be removed are no failure, since a bucket may well forbid that: the new one is there.
 
     One at a time, in the process that owns the state. Raises `Conflict` on PostgreSQL, `Unavailable`.
     """
@@ -67,7 +83,11 @@ def make(rt: Runtime) -> Made:
     rt.metrics.backups.labels("made").inc()
     rt.metrics.last_backup.set(rt.now().timestamp())
     log.info("the state was backed up to %s (%d bytes)", made.place, made.size)
-    _put_on_record(rt, metadata={"place": made.place, "bytes": made.size, "removed": len(made.removed)})
+    facts = {"place": made.place, "bytes": made.size, "removed": len(made.removed)}
+    if made.not_removed is not None:
+        rt.metrics.backups.labels("not_removed").inc()
+        facts["not_removed"] = made.not_removed
+    _put_on_record(rt, metadata=facts)
     return made
 
 
@@ -84,10 +104,19 @@ def _make(rt: Runtime) -> Made:
         database.unlink()
         size = draft.stat().st_size
         where = place.put(draft, name)
-    old = tuple(place.names()[: -settings.backup.keep])
-    for each in old:
-        place.remove(each)
-    return Made(where, size, old)
+    return Made(where, size, *_remove_old(place, settings.backup.keep))
+
+
+def _remove_old(place: places.Place, keep: int) -> tuple[tuple[str, ...], str | None]:
+    """The names of those that are gone now, and what stopped it."""
+    removed: list[str] = []
+    try:
+        for each in place.names()[:-keep]:
+            place.remove(each)
+            removed.append(each)
+    except Unavailable as e:
+        return tuple(removed), e.message
+    return tuple(removed), None
 
 
 @contextmanager

@@ -2,34 +2,40 @@
 
 from __future__ import annotations
 
+import shutil
 import tempfile
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Final
 
+from dbward import keys
 from dbward.backups import archive, places
+from dbward.db import audit as audit_log
 from dbward.db import connect, executions, requests, snapshot
 from dbward.db.engine import Tx
 from dbward.db.migrations import migrate
 from dbward.domain.model import SYSTEM, Event, ExecutionStatus, Status
 from dbward.domain.states import OPEN
-from dbward.errors import Conflict, Misconfigured
+from dbward.errors import Conflict, Misconfigured, Missing, Unavailable
 from dbward.runtime import Runtime, open_runtime
 from dbward.services import audit
-from dbward.services.backup import open_place
+from dbward.services.backup import open_bucket, open_place
 from dbward.services.completion import lose
 from dbward.services.journal import record
 from dbward.services.requests import cancel_row
 from dbward.settings.server import ServerSettings
 
 BATCH: Final = 200
+_BESIDE: Final = ("-wal", "-journal", "-shm")
+"""What SQLite keeps beside a file. It would apply that of another database to this one."""
 
 
 @dataclass(frozen=True, slots=True)
 class Restored:
-    """What is there again: when the backup was made, its audit events, and what was ended because nobody can know
-    whether it ran after that.
+    """What is there again: when the backup was made, or the last thing happened in it; its audit events, and what was
+    ended because nobody can know whether it ran after that.
     """
 
     made_at: str
@@ -41,34 +47,77 @@ class Restored:
 def restore(settings: ServerSettings, wanted: str) -> Restored:
     """Put the backup `wanted` where `settings` say that the state is. The caller holds the lock on `state_dir`.
 
-    `wanted` is a file, the name of a backup in the configured place, or `latest`. Everything is checked beside that
-    place first: whatever is wrong, nothing has changed. Raises `Conflict` where there is a state, `Misconfigured`,
-    `Missing`, `Unavailable`.
+    `wanted` is a file, the name of a backup in the configured place, `latest`, or the URL of one in S3. A file may be
+    the database alone, of a replica or a snapshot of the disk: then what it was signed with is in `state_dir` already.
+    Everything is checked beside that place first: whatever is wrong, nothing has changed. Raises `Conflict` where there
+    is a state, `Misconfigured`, `Missing`, `Unavailable`.
     """
     if settings.state.url.startswith("postgresql"):
         raise Misconfigured(
             "the state is in PostgreSQL: restore it with PostgreSQL's own tools", code="backup.not_sqlite"
         )
-    database = connect.sqlite_path(connect.parse_url(settings.state))
-    with tempfile.TemporaryDirectory(prefix=".restore-", dir=settings.state_dir) as scratch:
+    try:
+        return _restore(settings, wanted, connect.sqlite_path(connect.parse_url(settings.state)))
+    except OSError as e:
+        raise Unavailable(f"the backup cannot be restored: {e}", code="backup.failed") from e
+
+
+def _restore(settings: ServerSettings, wanted: str, database: Path) -> Restored:
+    database.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=".restore-", dir=database.parent) as scratch:
         state = Path(scratch) / "state"
         state.mkdir(mode=0o700)
-        about = archive.unpack(_fetch(settings, wanted, Path(scratch)), state)
-        files = [path for path in state.iterdir() if path.name != archive.DATABASE]
-        _refuse_over(settings.state_dir, database, files)
+        about = _lay_out(settings, _fetch(settings, wanted, Path(scratch)), state)
+        _refuse_over(settings.state_dir, database, archive.read_files(state))
         snapshot.check(state / archive.DATABASE)
         restored = _settle(settings, state, about)
-        database.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        for path in files:  # the database is last: without it, this can be done again
-            path.replace(settings.state_dir / path.name)
+        before = {name: data for name, data in archive.read_files(state).items() if name != audit.ANCHOR}
+        for name, data in before.items():  # they are as in the backup: without a database, this can be done again
+            keys.replace_file(settings.state_dir / name, data)
         (state / archive.DATABASE).replace(database)
+        keys.sync_directory(database.parent)
+        keys.replace_file(settings.state_dir / audit.ANCHOR, (state / audit.ANCHOR).read_bytes())
     return restored
 
 
+def _lay_out(settings: ServerSettings, source: Path, state: Path) -> archive.About | None:
+    """Put the database and what belongs to it into the empty directory `state`; what an archive says about itself."""
+    if not source.is_file():
+        raise Missing(f"there is no file {source}", code="backup.missing")
+    if not archive.is_database(source):
+        return archive.unpack(source, state)
+    for suffix in ("", "-wal"):
+        copied, copy = source.with_name(source.name + suffix), state / f"{archive.DATABASE}{suffix}"
+        if copied.exists():
+            shutil.copyfile(copied, copy)
+            copy.chmod(0o600)
+    for name, data in archive.read_files(settings.state_dir).items():
+        keys.write_private(state / name, data)
+    if settings.state.key_seed is not None:
+        keys.create_seeded(state, settings.state.key_seed)
+    if missing := keys.missing(state):
+        raise Misconfigured(
+            f"{', '.join(missing)} missing in {settings.state_dir}: the database was signed with it",
+            code="key.missing",
+            hint="copy it from a backup of state_dir first",
+        )
+    return None
+
+
 def _fetch(settings: ServerSettings, wanted: str, scratch: Path) -> Path:
-    if Path(wanted).exists() or (wanted != "latest" and places.made_at(wanted) is None):
+    place: places.Place
+    if wanted.startswith("s3://"):
+        where, _, wanted = wanted.removeprefix("s3://").rpartition("/")
+        bucket, _, prefix = where.partition("/")
+        if not bucket or places.made_at(wanted) is None:
+            raise Misconfigured(
+                "that is not the URL of a backup", code="backup.missing", hint="s3://bucket/prefix/name"
+            )
+        place = open_bucket(settings, bucket, prefix)
+    elif Path(wanted).exists() or (wanted != "latest" and places.made_at(wanted) is None):
         return Path(wanted)
-    place = open_place(settings)
+    else:
+        place = open_place(settings)
     if wanted == "latest":
         names = place.names()
         if not names:
@@ -79,12 +128,12 @@ def _fetch(settings: ServerSettings, wanted: str, scratch: Path) -> Path:
     return target
 
 
-def _refuse_over(state_dir: Path, database: Path, files: list[Path]) -> None:
+def _refuse_over(state_dir: Path, database: Path, files: Mapping[str, bytes]) -> None:
     """Nothing of a state that is there is ever overwritten."""
-    there = [database] if database.exists() else []
-    for path in files:
-        old = state_dir / path.name
-        if old.exists() and old.read_bytes() != path.read_bytes():
+    there = [path for end in ("", *_BESIDE) if (path := database.with_name(database.name + end)).exists()]
+    for name, data in files.items():
+        old = state_dir / name
+        if old.exists() and old.read_bytes() != data:
             there.append(old)
     if there:
         raise Conflict(
@@ -94,7 +143,7 @@ def _refuse_over(state_dir: Path, database: Path, files: list[Path]) -> None:
         )
 
 
-def _settle(settings: ServerSettings, state: Path, about: archive.About) -> Restored:
+def _settle(settings: ServerSettings, state: Path, about: archive.About | None) -> Restored:
     """Bring the copy to this version's tables, verify its record, and end what was going on when it was made."""
     path = state / archive.DATABASE
     private = replace(
@@ -113,13 +162,21 @@ def _settle(settings: ServerSettings, state: Path, about: archive.About) -> Rest
                 code="backup.unusable",
                 hint="take an older backup, and keep this one for whoever looks into it",
             )
-        cancelled, lost = _end_open(rt, f"the state was restored from a backup of {about.made_at}")
-        facts = {"made_at": about.made_at, "made_by": about.version, "cancelled": cancelled, "lost": lost}
+        made_at, made_by = (about.made_at, about.version) if about is not None else (_last_event(rt), None)
+        cancelled, lost = _end_open(rt, f"the state was restored from a backup of {made_at}")
+        facts = {"made_at": made_at, "made_by": made_by, "cancelled": cancelled, "lost": lost}
         rt.store.write(lambda tx: record(rt, tx, Event.STATE_RESTORED, actor=SYSTEM, metadata=facts))
         audit.write_anchor(rt)
     finally:
         rt.close()
-    return Restored(about.made_at, int(verdict["total_events"]), cancelled, lost)
+    return Restored(made_at, int(verdict["total_events"]), cancelled, lost)
+
+
+def _last_event(rt: Runtime) -> str:
+    """When the last thing happened that is in the record."""
+    with rt.store.read() as conn:
+        found = audit_log.search(conn, audit_log.EVERYTHING, limit=1, offset=0)
+    return found[0].event.created_at if found else rt.now().isoformat()
 
 
 def _end_open(rt: Runtime, why: str) -> tuple[int, int]:
