@@ -78,7 +78,7 @@ def unpack(source: Path, into: Path) -> About:
     """
     about: About | None = None
     try:
-        with tarfile.open(source, mode="r:gz") as tar:
+        with gzip.open(source) as stream, tarfile.open(fileobj=stream, mode="r:") as tar:
             for member in tar:
                 if not member.isreg() or member.name not in {_ABOUT, DATABASE, *FILES}:
                     raise _unusable(source, f"it holds {member.name!r}")
@@ -94,6 +94,8 @@ def unpack(source: Path, into: Path) -> About:
                     shutil.copyfileobj(content, out, _SMALL)
                     out.flush()
                     os.fsync(out.fileno())
+            while stream.read(_SMALL):
+                pass  # only the end of the stream says whether all of it was right
     except (tarfile.TarError, EOFError, zlib.error, gzip.BadGzipFile, FileExistsError) as e:
         raise _unusable(source, str(e)) from e
     if about is None or not (into / DATABASE).exists():
