@@ -195,6 +195,9 @@ def test_roles_may_do_what_they_must_and_no_more(case: Case) -> None:
             if statement["Resource"] == "*":
                 services = {action.partition(":")[0] for action in listed(statement["Action"])}
                 assert services <= {"ssmmessages", "ecr"}, statement  # which have no resources
+            if any(action.startswith("s3:") for action in listed(statement["Action"])):
+                below = "" if "s3:ListBucket" in listed(statement["Action"]) else "/results/*"
+                assert statement["Resource"] == f"arn:aws:s3:::some-bucket{below}"
             if "s3:ListBucket" in listed(statement["Action"]):
                 assert statement["Condition"] == {"StringLike": {"s3:prefix": "results/*"}}
 

@@ -41,6 +41,11 @@ PLACEHOLDERS = {
     "...other params...": "",  # all of them keep what earlier deployments gave them
     "--value '...'": f"--value '{CONFIG}'",
 }
+NEW_AGENT = {
+    "subject_type": "agent",
+    "subject_id": "agent-2",
+    "scopes": [{"database": "app", "environment": "production"}],
+}
 GUARDED = "postgres://user:pass@mydb.rds.amazonaws.com:5432/app"
 TOKEN = re.compile(r"dbw_\w+")
 
@@ -170,7 +175,6 @@ def test_it_works_as_written(cloud: Aws, farm: Farm, postgres_url: str) -> None:
     # The agent, and a query through it.
     guide.follow("4. Enable agent (separate stack)")
     assert guide.status("dbward-agent") == "CREATE_COMPLETE"
-    (agent,) = ecs.service("dbward", "agent").tasks
     first = guide.query("SELECT name FROM visitors ORDER BY name")
     assert guide.rows(first) == [{"name": "Ada"}, {"name": "Grace"}]
 
@@ -190,6 +194,16 @@ def test_it_works_as_written(cloud: Aws, farm: Farm, postgres_url: str) -> None:
     assert (status, refused["code"]) == (400, "policy.no_workflow")
     guide.follow_one(update)
     guide.query("SELECT 1")
+
+    # The agent's token is replaced: the new task works with the secret's new text, the old one ends in peace.
+    issued = guide.ask(guide.admin, "POST", "/api/tokens", NEW_AGENT)
+    ecs.client("secretsmanager").put_secret_value(SecretId="dbward/agent-token", SecretString=issued["token"])
+    del happened[:]
+    guide.follow("Rotating secrets")
+    assert happened == ["agent started: ghcr.io/dbward-dev/dbward-agent:latest", "agent stopped: 0"]
+    (agent,) = ecs.service("dbward", "agent").tasks
+    assert agent.env["DBWARD_AGENT_TOKEN"] == issued["token"]
+    guide.query("SELECT 2")
 
     # Results in the bucket, through no more than the server's role allows.
     guide.follow("S3 Result Storage (Recommended for Production)")

@@ -22,7 +22,7 @@ import boto3
 from tests.support import services
 from tests.support.cloudformation import PSEUDO
 from tests.support.processes import Farm, Process
-from tests.support.s3 import ACCESS_KEY, SECRET_KEY, Gate
+from tests.support.s3 import ACCESS_KEY, MINIMAL, SECRET_KEY, Gate
 
 ROOT: Final = Path(__file__).parents[3]
 DOCKERFILE: Final = ROOT / "deploy/docker/Dockerfile"
@@ -109,7 +109,7 @@ class Ecs:
     data_url: str
     """moto's server."""
     results: Gate
-    """Before moto's S3: lets through what the role of the newest task may do."""
+    """Before moto's S3: lets through what the role of the newest server that has a bucket may do there."""
     clusters: set[str] = field(default_factory=set)
     roles: dict[str, list[dict[str, Any]]] = field(default_factory=dict)
     """Statements of each role, by its ARN."""
@@ -192,9 +192,8 @@ class Ecs:
         secrets = {each["Name"]: self._secret(definition, each["ValueFrom"]) for each in container.get("Secrets", [])}
         if twice := environment.keys() & secrets.keys():
             raise Refused(f"The secret name must be unique and not shared with any environment variable: {twice}")
-        role = self.roles[definition["TaskRoleArn"]]
-        may = {action for each in role for action in _listed(each["Action"]) if action.startswith("s3:")}
-        self.results.allowed = frozenset(action.removeprefix("s3:") for action in may)
+        if bucket := environment.get("DBWARD_RESULT_STORAGE_BUCKET"):
+            self.results.allowed = _s3_actions(self.roles[definition["TaskRoleArn"]], f"arn:aws:s3:::{bucket}")
         env = {
             "PATH": f"{self._programs()}:/usr/bin:/bin",
             # What a task learns from ECS by itself: where AWS is, and who it is.
@@ -304,6 +303,12 @@ def translate(text: str, local: Mapping[str, str]) -> str:
     """All at once, so that nothing is replaced in what has been put in; a path ends where its name does."""
     either = "|".join(re.escape(each) for each in sorted(local, key=len, reverse=True))
     return re.sub(rf"(?<![\w.])(?:{either})(?!\w)", lambda found: local[found[0]], text)
+
+
+def _s3_actions(role: Sequence[Mapping[str, Any]], bucket: str) -> frozenset[str]:
+    """Which of the actions that results take a role may do: with objects below `results/`, and with the bucket."""
+    resources = {action: bucket if action == "ListBucket" else f"{bucket}/results/any" for action in MINIMAL}
+    return frozenset(action for action, resource in resources.items() if allows(role, f"s3:{action}", resource))
 
 
 def _described(task: Task) -> dict[str, Any]:
