@@ -10,6 +10,7 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from dbward.domain.migration import StepOutcome
 from dbward.domain.model import Dialect, Operation
 from dbward.domain.plans import Plan
 from dbward.domain.schema import TableKind
@@ -144,6 +145,18 @@ class WireError(Wire):
     position: int | None = None
 
 
+class WireStep(Wire):
+    """What became of one migration of the request, in the order of its files; `duration_ms` None when it did not run.
+
+    A file of several statements that fails outside a transaction is `failed`, and the error says what stayed of it.
+    """
+
+    version: str
+    name: str | None = None
+    outcome: StepOutcome
+    duration_ms: int | None = Field(default=None, ge=0)
+
+
 class CompleteRequest(Wire):
     """`POST /api/agent/executions/{id}/complete`: idempotent; also acknowledges the broker message `tag`.
 
@@ -151,6 +164,7 @@ class CompleteRequest(Wire):
     did not verify: nothing was opened); `cancelled` (stopped on request, rolled back); `unknown` (it was sent, and
     whether it took effect cannot be known).
     `result_size` and `result_sha256` describe the uploaded stream; both null when no stream was sent.
+    `migrations` is null unless the operation is one; when it failed after the first file, those before it stay applied.
     """
 
     claim_id: str
@@ -163,22 +177,25 @@ class CompleteRequest(Wire):
     result_size: int | None = None
     result_sha256: str | None = None
     error: WireError | None = None
+    migrations: list[WireStep] | None = None
     duration_ms: int = Field(ge=0)
 
 
 class ExplainClaimed(Wire):
     """Answer to `POST /api/agent/explains/{id}/claim`, which takes a `ClaimRequest`. Nothing in it may be run.
 
-    `token` (of the purpose EXPLAIN) binds the statements. `timeout_ms` is for each of them; whatever is not reported at
-    `expires_at` is not waited for any more.
+    `kind` `plans` asks how the statements would run, `migrations` which versions the database has applied, without any
+    statement. `token` (of the purpose EXPLAIN or MIGRATIONS) binds what is asked. `timeout_ms` is for each statement;
+    whatever is not reported at `expires_at` is not waited for any more.
     """
 
     explain_id: str
+    kind: Literal["plans", "migrations"] = "plans"
     claim_id: str
     token: str
     database: str
     environment: str
-    statements: list[str] = Field(min_length=1)
+    statements: list[str]
     timeout_ms: int = Field(ge=1)
     expires_at: datetime
     server_time: datetime
@@ -197,15 +214,36 @@ class Explained(Wire):
         return self
 
 
+class WireApplied(Wire):
+    """`domain.migration.Applied`: one version that the database has."""
+
+    version: str
+    name: str | None = None
+    checksum: str | None = None
+    applied_at: datetime | None = None
+    request_id: str | None = None
+
+
+class AppliedFound(Wire):
+    """Every version a database has applied, in its own order; none where nothing ever was. Or why it is unknown."""
+
+    versions: list[WireApplied] = []
+    error: WireError | None = None
+
+
 EXPLAIN_BYTES = 8 * 1024 * 1024
 """Largest body of a report of plans."""
 
 
 class ExplainReport(Wire):
-    """`POST /api/agent/explains/{id}/complete`: one entry for each statement, in order. Repeatable."""
+    """`POST /api/agent/explains/{id}/complete`: one entry for each statement, in order. Repeatable.
+
+    `applied` answers a question of the kind `migrations`, and nothing else.
+    """
 
     claim_id: str
-    statements: list[Explained]
+    statements: list[Explained] = []
+    applied: AppliedFound | None = None
 
 
 class Completed(Wire):

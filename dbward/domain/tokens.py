@@ -32,6 +32,8 @@ class Purpose(Enum):
 
     RUN = b"dbward-execution-token:v1|"
     EXPLAIN = b"dbward-explain-token:v1|"
+    MIGRATIONS = b"dbward-migrations-token:v1|"
+    """To read which migrations are applied. It binds no statement, and its operation is `migrate_status`."""
 
 
 _SIGNATURE = re.compile(r"[0-9a-f]{128}")

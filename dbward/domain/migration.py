@@ -1,0 +1,111 @@
+"""Migrations as a request pins them: which files, in which order, and exactly the statements of each. No I/O.
+
+What is signed and sent to an agent are texts, one for each file, in the order in which they run: the canonical JSON of
+a `Pinned`, or of the one `Repair`. So a token covers the version, the checksum and every statement of each file.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from datetime import datetime
+from enum import StrEnum
+from typing import Annotated, Final, Literal, TypeVar
+
+from pydantic import ConfigDict, Field, TypeAdapter, ValidationError, with_config
+
+from dbward.canonical import canonical_json
+from dbward.domain.model import Operation
+from dbward.errors import Invalid
+
+MIGRATING: Final = frozenset({Operation.MIGRATE_UP, Operation.MIGRATE_DOWN, Operation.MIGRATE_REPAIR})
+"""What changes a database's record of its migrations, and so runs alone in it."""
+
+Version = Annotated[str, Field(pattern=r"^[0-9]{1,32}$")]
+Checksum = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+FileName = Annotated[str, Field(min_length=1, max_length=255)]
+
+T = TypeVar("T")
+
+_STRICT: Final = ConfigDict(extra="forbid", strict=True)
+
+
+@with_config(_STRICT)
+@dataclass(frozen=True, slots=True)
+class Pinned:
+    """One direction of one file. `checksum` is the SHA-256 of the whole file, in hex.
+
+    With `transactional` its statements and the record of its version are one transaction, where the engine can.
+    """
+
+    version: Version
+    name: FileName
+    checksum: Checksum
+    transactional: bool
+    statements: Annotated[list[str], Field(min_length=1)]
+
+
+@with_config(_STRICT)
+@dataclass(frozen=True, slots=True)
+class Repair:
+    """Mend the record and nothing else. `name` and `checksum` are those of the file, None without one (`remove`)."""
+
+    action: Literal["mark_applied", "remove"]
+    version: Version
+    name: FileName | None = None
+    checksum: Checksum | None = None
+
+
+class StepOutcome(StrEnum):
+    """What became of one pinned file; `skipped`: it was applied (up), or was not (down), before it was its turn."""
+
+    APPLIED = "applied"
+    REVERTED = "reverted"
+    MARKED = "marked"
+    REMOVED = "removed"
+    SKIPPED = "skipped"
+    FAILED = "failed"
+    UNKNOWN = "unknown"
+    NOT_RUN = "not_run"
+
+
+@dataclass(frozen=True, slots=True)
+class Applied:
+    """One applied version as the database has it. All but `version` None: another tool applied it."""
+
+    version: str
+    name: str | None = None
+    checksum: str | None = None
+    applied_at: datetime | None = None
+    request_id: str | None = None
+
+
+def signed_texts(what: Sequence[Pinned] | Repair) -> tuple[str, ...]:
+    """The texts that are signed, and that `read_pinned` and `read_repair` read."""
+    return tuple(canonical_json(asdict(one)) for one in ([what] if isinstance(what, Repair) else what))
+
+
+def read_pinned(texts: Sequence[str]) -> tuple[Pinned, ...]:
+    """The files of an up or a down. Raises `Invalid` (`migration.malformed`), also when a version comes twice."""
+    found = tuple(_read(_PINNED, text) for text in texts)
+    if not found or len({int(one.version) for one in found}) != len(found):
+        raise Invalid("the list of migrations is empty or names a version twice", code="migration.malformed")
+    return found
+
+
+def read_repair(texts: Sequence[str]) -> Repair:
+    """The one repair. Raises `Invalid` (`migration.malformed`)."""
+    if len(texts) != 1:
+        raise Invalid("a repair is one text", code="migration.malformed")
+    return _read(_REPAIR, texts[0])
+
+
+_PINNED: Final = TypeAdapter(Pinned)
+_REPAIR: Final = TypeAdapter(Repair)
+
+
+def _read(kind: TypeAdapter[T], text: str) -> T:
+    try:
+        return kind.validate_json(text)
+    except ValidationError as e:
+        raise Invalid("a migration of the request is not what this version writes", code="migration.malformed") from e
