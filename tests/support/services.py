@@ -34,13 +34,18 @@ USER = "dbward"
 PASSWORD = "pw-of-a-throw-away-server"
 START_SECS = 120
 
-_started: list[
-    subprocess.Popen[bytes]
-] = []  # kept for as long as this process lives, so that none is reported as leaked
+_started: list[Shared] = []
 
 
 class ServerMissing(Exception):
     """A database server that the tests need is not on this machine; the message says what to install."""
+
+
+class Shared(subprocess.Popen[bytes]):
+    """A server of the session. Whoever came first has started it and may be gone before it: the guard ends it."""
+
+    def __del__(self) -> None:
+        """No warning that it still runs: it is meant to."""
 
 
 # --- the session -----------------------------------------------------------------------------------------------------
@@ -350,7 +355,7 @@ def serve(
     for _ in range(3):
         port = free_port()
         with log.open("ab") as out:
-            server = subprocess.Popen(
+            server = Shared(
                 argv(port),
                 cwd=home,
                 stdin=subprocess.DEVNULL,
