@@ -7,11 +7,17 @@ check() { .venv/bin/python -m tests.support.services; }
 
 .venv/bin/python -m tests.support
 
-if ! cmp -s deploy/dev/tools.txt .venv/tools/installed.txt; then
-    .venv/bin/python -m venv --clear .venv/tools
-    .venv/tools/bin/python -m pip install --disable-pip-version-check --no-input --quiet --only-binary=:all: -r deploy/dev/tools.txt
-    cp deploy/dev/tools.txt .venv/tools/installed.txt
-fi
+# Have what a list in this folder names, in an environment of its own below .venv: its libraries are of other versions.
+programs() {
+    if ! cmp -s "deploy/dev/$1.txt" ".venv/$1/installed.txt"; then
+        if [ -n "${PIP_INDEX_URL:-}" ]; then export UV_DEFAULT_INDEX="$PIP_INDEX_URL"; fi
+        .venv/bin/uv venv --quiet --clear --python .venv/bin/python ".venv/$1"
+        .venv/bin/uv pip install --quiet --python ".venv/$1/bin/python" --only-binary :all: -r "deploy/dev/$1.txt"
+        cp "deploy/dev/$1.txt" ".venv/$1/installed.txt"
+    fi
+}
+programs tools
+programs checkov
 
 sudo=
 if [ "$(id -u)" != 0 ]; then
