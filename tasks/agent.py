@@ -131,7 +131,8 @@ def run_agent(settings: AgentSettings) -> int:
         failure = e
     finally:
         signals.close()
-    log.error("%s%s", failure.message, f" ({failure.hint})" if failure.hint else "")
+    hint = f" ({failure.hint})" if failure.hint else ""
+    log.error("%s%s", failure.message, hint, extra={"code": failure.code})
     return EXIT_FAILED
 
 

@@ -18,6 +18,7 @@ from urllib.parse import urlsplit
 
 from pydantic import BaseModel, ValidationError
 
+from dbward import trust
 from dbward.broker.names import EVENTS
 from dbward.broker.wire import (
     Bind,
@@ -76,13 +77,16 @@ _BROKEN = (OSError, http.client.HTTPException)
 
 
 class HttpSource:
-    """One server as one token sees it. May be shared by threads."""
+    """One server as one token sees it. May be shared by threads.
+
+    Raises `Misconfigured` where TLS has nobody to trust.
+    """
 
     def __init__(self, url: str, token: str) -> None:
         parts = urlsplit(url)
         self._host, self._port = parts.hostname or "", parts.port
         self._path = parts.path.rstrip("/") + "/api/broker/"
-        self._tls = ssl.create_default_context() if parts.scheme == "https" else None
+        self._tls = trust.context() if parts.scheme == "https" else None
         self._headers = {"Authorization": f"Bearer {token}", "Content-Type": "application/json"}
         self._idle: list[http.client.HTTPConnection] = []
         self._lock = threading.Lock()

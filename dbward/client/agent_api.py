@@ -17,6 +17,7 @@ from typing import Final, Literal, TypeVar
 import httpx2
 from pydantic import BaseModel, ValidationError
 
+from dbward import trust
 from dbward.client.wire import (
     AgentReport,
     AgentWelcome,
@@ -88,6 +89,7 @@ class AgentApi:
     """A pool of connections to one server, with the agent's token. Close it when the process ends.
 
     `transport` replaces the network, so that the real application can be called without a socket.
+    Raises `Misconfigured` where TLS has nobody to trust.
     """
 
     def __init__(
@@ -98,6 +100,7 @@ class AgentApi:
             headers={"Authorization": f"Bearer {token}", "User-Agent": f"dbward-agent/{version}"},
             timeout=httpx2.Timeout(ANSWER_SECS, connect=CONNECT_SECS, pool=None),
             limits=httpx2.Limits(max_connections=None, max_keepalive_connections=8),
+            verify=trust.context() if transport is None else True,
             transport=transport,
         )
 

@@ -11,6 +11,7 @@ from urllib.parse import quote
 
 import httpx2
 
+from dbward import trust
 from dbward.errors import (
     Conflict,
     DbwardError,
@@ -57,6 +58,7 @@ class ApiClient:
 
     `token` may be a function: it is asked before each call, and what it raises is raised. `transport` replaces the
     network, so that the real application can be called without a socket. `server_version` is what the last answer said.
+    Raises `Misconfigured` where TLS has nobody to trust.
     """
 
     def __init__(
@@ -71,7 +73,11 @@ class ApiClient:
         if isinstance(token, str):
             headers["Authorization"] = f"Bearer {token}"
         self._http = httpx2.Client(
-            base_url=base_url, headers=headers, transport=transport, auth=_Bearer(token) if callable(token) else None
+            base_url=base_url,
+            headers=headers,
+            verify=trust.context() if transport is None else True,
+            transport=transport,
+            auth=_Bearer(token) if callable(token) else None,
         )
         self.server_version: str | None = None
 

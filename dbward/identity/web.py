@@ -9,6 +9,7 @@ from typing import Any, Final
 
 import httpx2
 
+from dbward import trust
 from dbward.errors import Unavailable
 
 MAX_BYTES: Final = 512 * 1024
@@ -29,11 +30,15 @@ class ProviderDown(Unavailable):
 
 
 def open_client(transport: httpx2.BaseTransport | None = None) -> httpx2.Client:
-    """The connections to one provider. A redirect is an answer like any other, and not the one that was wanted."""
+    """The connections to one provider. A redirect is an answer like any other, and not the one that was wanted.
+
+    Raises `Misconfigured` where TLS has nobody to trust.
+    """
     return httpx2.Client(
         headers={"Accept": "application/json", "Accept-Encoding": "identity"},
         timeout=httpx2.Timeout(STEP_SECS),
         follow_redirects=False,
+        verify=trust.context() if transport is None else True,
         transport=transport,
     )
 

@@ -1,0 +1,28 @@
+"""Whom TLS connections trust: this machine's authorities, or those that `SSL_CERT_FILE` or `SSL_CERT_DIR` name."""
+
+from __future__ import annotations
+
+import os
+import ssl
+
+import httpx2
+
+from dbward.errors import Misconfigured
+
+
+def context() -> ssl.SSLContext:
+    """For a client. Raises `Misconfigured` when the authorities cannot be read, or the file holds none."""
+    try:
+        return httpx2.create_ssl_context()
+    except OSError as e:  # a file without certificates is an `SSLError`, which is one
+        where, hint = _named()
+        why = "it holds no certificate" if isinstance(e, ssl.SSLError) else e.strerror or str(e)
+        raise Misconfigured(f"{where} cannot be used: {why}", code="tls.authorities", hint=hint) from e
+
+
+def _named() -> tuple[str, str]:
+    """Where the authorities are looked for, and what to do when they are not there."""
+    for name in ("SSL_CERT_FILE", "SSL_CERT_DIR"):
+        if value := os.environ.get(name):  # noqa: TID251 - read by the TLS library, not by dbward
+            return f"{name}={value}", f"give it certificates in PEM, or unset {name} to trust whom this machine trusts"
+    return "the list of certificate authorities of this machine", "install the package ca-certificates"
