@@ -46,7 +46,13 @@ class App:
 
     @property
     def settings(self) -> ClientSettings:
-        """Raises `Misconfigured`; warnings go out once."""
+        """For commands that ask the server. Raises `Misconfigured`, also when nothing says where it is."""
+        _ = self.offline_settings.url
+        return self.offline_settings
+
+    @property
+    def offline_settings(self) -> ClientSettings:
+        """For commands that need no server. Raises `Misconfigured`; warnings go out once."""
         if self._settings is None:
             from dbward.settings.client import Flags, load_client
 

@@ -32,7 +32,7 @@ def create(app: App, /, name: str) -> Outcome:
     slug = re.sub(r"[^a-z0-9]+", "_", name.lower()).strip("_")
     if not _SLUG.fullmatch(slug):
         raise Invalid("a migration's name needs at least one letter or digit", hint="for example add_orders_index")
-    path = _make(app.settings.migrations(), slug)
+    path = _make(app.offline_settings.migrations(), slug)
     app.out.data([str(path)])
     return Outcome({"path": str(path)})
 
@@ -44,7 +44,7 @@ def lint(app: App, /) -> Outcome:
     """Read every migration file and tell every mistake, with its line. Nothing is sent."""
     from dbward.migrate.files import read_directory
 
-    found = read_directory(app.settings.migrations())
+    found = read_directory(app.offline_settings.migrations())
     rows = [(one.version, one.name, "yes" if one.down is not None else "no") for one in found]
     app.out.data(table(("VERSION", "NAME", "CAN BE UNDONE"), rows))
     return Outcome(

@@ -56,15 +56,16 @@ class Oidc:
 
 @dataclass(frozen=True, slots=True)
 class ClientSettings:
-    """`wanted_database` is what flag or environment ask for; `databases` what the project file lists.
+    """`address` is that of the server, None when nothing names one: commands that ask no server need none.
 
-    `migrations_dirs` holds the directories of single databases, `migrations_dir` the common one. `logins_dir` is where
-    `dbward login` keeps what it got; None where there is no home directory.
+    `wanted_database` is what flag or environment ask for; `databases` what the project file lists. `migrations_dirs`
+    holds the directories of single databases, `migrations_dir` the common one. `logins_dir` is where `dbward login`
+    keeps what it got; None where there is no home directory.
     """
 
-    url: str
+    address: str | None
     token: Secret | None
-    transport: Transport
+    transport: Transport | None
     wanted_database: str | None = None
     wanted_environment: str | None = None
     default_database: str | None = None
@@ -78,6 +79,13 @@ class ClientSettings:
     logins_dir: Path | None = None
     files: tuple[str, ...] = ()
     warnings: tuple[str, ...] = ()
+
+    @property
+    def url(self) -> str:
+        """Raises `Misconfigured` when nothing says which server."""
+        if self.address is None:
+            raise Misconfigured("which server? no URL is configured", hint=HINT)
+        return self.address
 
     def database(self) -> str:
         """The database commands work on. Raises `Misconfigured` when nothing says which."""
@@ -132,29 +140,27 @@ class _Layer:
 def load_client(
     env: Mapping[str, str] | None = None, cwd: Path | None = None, flags: Flags | None = None
 ) -> ClientSettings:
-    """Put the layers together. Raises `Misconfigured` with every mistake of every file."""
+    """Put the layers together. Raises `Misconfigured` with every mistake of every file, and never for a missing URL."""
     env = environment() if env is None else env
     cwd = Path.cwd() if cwd is None else cwd
     flags = flags or Flags()
     warnings: list[str] = []
     layers = _read_layers(env, cwd, flags, warnings)
     url, url_rank = _pick(layers, "url", env.get("DBWARD_SERVER_URL"))
-    if url is None:
-        raise Misconfigured("which server? no URL is configured", hint=HINT)
     token, oidc, credential_rank = _credential(layers, env)
-    if credential_rank is not None and url_rank > credential_rank:
+    if url is not None and credential_rank is not None and url_rank > credential_rank:
         raise Misconfigured(
             f"the server's URL comes from {_place(layers, url_rank)}, the credential from "
             f"{_place(layers, credential_rank)}: a token is only sent where its own source, or a weaker one, points",
             hint="give the token in the same place as the URL",
         )
     allow = _allow_insecure(layers, env, flags)
-    transport = check_transport(url, allow_insecure=allow and oidc is None)
+    transport = None if url is None else check_transport(url, allow_insecure=allow and oidc is None)
     if transport == "insecure":
         warnings.append(f"plain http to {url}: everyone on the way can read the token and the results")
     project = layers[-1] if layers else _Layer(_ENV, "environment")
     return ClientSettings(
-        url=check_url(url),
+        address=None if url is None else check_url(url),
         token=None if token is None else Secret(token),
         transport=transport,
         wanted_database=flags.database or env.get("DBWARD_DATABASE") or None,

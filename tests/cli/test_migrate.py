@@ -32,3 +32,12 @@ def test_lint_tells_every_mistake(alice: Person) -> None:
     (made.parent / "oops.sql").unlink()
     fine = alice("migrate", "lint")
     assert (fine.status, "CAN BE UNDONE" in fine.out) == (0, True)
+
+
+def test_no_server_need_be_configured(offline: Person) -> None:
+    made = offline("migrate", "create", "first", "--format", "json")
+    assert made.status == 0
+    path = Path(made.data["path"])
+    assert path.parent == offline.cwd / "migrations"
+    path.write_text("-- migrate:up\nSELECT 1;\n")
+    assert offline("migrate", "lint", "--format", "json").data[0]["file"] == path.name

@@ -55,8 +55,10 @@ def test_the_environment_suffices(machine: Machine) -> None:
 
 
 def test_nothing_configured(machine: Machine) -> None:
+    s = machine.load()
+    assert s.migrations() == machine.cwd / "migrations"
     with pytest.raises(Misconfigured) as e:
-        machine.load()
+        _ = s.url
     assert "DBWARD_SERVER_URL" in (e.value.hint or "")
 
 
