@@ -15,7 +15,7 @@ from typing import Annotated, Final, Literal, TypeVar
 from pydantic import ConfigDict, Field, TypeAdapter, ValidationError, with_config
 
 from dbward.canonical import canonical_json
-from dbward.domain.model import Operation
+from dbward.domain.model import Operation, Target
 from dbward.errors import Invalid
 
 MIGRATING: Final = frozenset({Operation.MIGRATE_UP, Operation.MIGRATE_DOWN, Operation.MIGRATE_REPAIR})
@@ -78,6 +78,14 @@ class Applied:
     checksum: str | None = None
     applied_at: datetime | None = None
     request_id: str | None = None
+
+
+def repair_command(action: Literal["mark_applied", "remove"], version: str, target: Target) -> str:
+    """What to type to mend the record of one version, whatever made that necessary."""
+    return (
+        f"dbward -d {target.database} -e {target.environment} migrate repair"
+        f" --action {action.replace('_', '-')} --version {version} --emergency --reason '…'"
+    )
 
 
 def signed_texts(what: Sequence[Pinned] | Repair) -> tuple[str, ...]:
