@@ -16,6 +16,7 @@ from dbward.domain.model import Target
 from dbward.errors import Misconfigured, Unavailable
 from worker.drivers.base import Driver, Session
 from worker.drivers.errors import CredentialsRefused, Unreachable
+from worker.drivers.ledger import MigrationLock
 
 log = logging.getLogger("dbward.agent")
 
@@ -136,6 +137,21 @@ class Databases:
             yield session
         finally:
             session.close()
+
+    @contextmanager
+    def lock_migrations(self, target: Target) -> Iterator[MigrationLock | None]:
+        """The right to migrate `target`, given up at the end; None when somebody else has it. Raises StatementFailed
+        where it cannot be locked, and what `open` does."""
+        try:
+            lock = self._databases[target].driver.lock_migrations()
+        except (Unreachable, CredentialsRefused) as e:
+            self.mark_down(target, str(e))
+            raise
+        try:
+            yield lock
+        finally:
+            if lock is not None:
+                lock.close()
 
     def mark_down(self, target: Target, error: str) -> None:
         """Stop counting on `target` until it answers again."""

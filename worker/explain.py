@@ -1,4 +1,4 @@
-"""One question how statements would run, from its queue message to the answer: claim → verify → ask → report.
+"""One question about a database, how statements would run or what is migrated: claim → verify → ask → report.
 
 Nothing is run, so nothing is lost when it goes wrong: until the answer is with the server, the message can be given
 back and another agent may ask its database again.
@@ -9,22 +9,22 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from datetime import datetime, timedelta
 from functools import partial
-from typing import Final, TypeVar
+from typing import Final, Literal, TypeVar
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
 from dbward.client.agent_api import AgentApi, patiently
-from dbward.client.wire import ExplainClaimed, Explained, ExplainReport
+from dbward.client.wire import AppliedFound, ExplainClaimed, Explained, ExplainReport, WireApplied
 from dbward.domain.model import Operation, StatementError, Target
 from dbward.domain.tokens import Binding, Purpose, statements_sha256
 from dbward.errors import DbwardError, Unauthorized
 from worker.databases import Databases
 from worker.drivers.errors import CONNECTION_LOST, CredentialsRefused, StatementCancelled, StatementFailed, Unreachable
 from worker.intake import Intake, PutBack
-from worker.job import Rejected, Rules, genuine
+from worker.job import Rejected, Rules, genuine, not_allowed
 from worker.jobs import Job
 from worker.outcome import surprise, wire_error
 from worker.surprise import log_surprise
@@ -33,14 +33,21 @@ log = logging.getLogger("dbward.agent")
 
 T = TypeVar("T")
 
+_ASKS: Final = {
+    "plans": (Operation.EXECUTE_SELECT, Purpose.EXPLAIN),
+    "migrations": (Operation.MIGRATE_STATUS, Purpose.MIGRATIONS),
+}
+
 NO_TIME: Final = StatementError("explain.no_time", "there was no time left to explain this statement")
 
 
 @dataclass(frozen=True, slots=True)
 class Question:
-    """Verified: the database may be asked how it would run exactly these. `lifetime`: how long the answer is wanted."""
+    """Verified: the database may be asked how it would run exactly these, or with the kind `migrations`, which versions
+    it has applied. `lifetime`: how long the answer is wanted."""
 
     claim_id: str
+    kind: Literal["plans", "migrations"]
     target: Target
     statements: tuple[str, ...]
     timeout: timedelta
@@ -52,6 +59,7 @@ def question(
 ) -> Question | Rejected:
     """Check the token against everything that came with it. `asked_for` is the id in the queue message."""
     target = Target(claimed.database, claimed.environment)
+    operation, purpose = _ASKS[claimed.kind]
 
     def expected() -> Binding:
         return Binding(
@@ -59,7 +67,7 @@ def question(
             request_id=asked_for,
             execution_id=asked_for,
             agent=rules.node,
-            operation=Operation.EXECUTE_SELECT,
+            operation=operation,
             database=claimed.database,
             environment=claimed.environment,
             statements_sha256=statements_sha256(claimed.statements),
@@ -68,12 +76,15 @@ def question(
             max_bytes=0,
         )
 
-    token = genuine(key, claimed.token, expected, target, rules, now=now, purpose=Purpose.EXPLAIN)
+    token = genuine(key, claimed.token, expected, target, rules, now=now, purpose=purpose)
     if isinstance(token, Rejected):
         return token
+    if claimed.kind == "migrations" and operation not in rules.operations:
+        return not_allowed(operation)
     timeout = timedelta(milliseconds=claimed.timeout_ms)
     return Question(
         claim_id=claimed.claim_id,
+        kind=claimed.kind,
         target=target,
         statements=tuple(claimed.statements),
         timeout=min(timeout, rules.statement_timeout) if rules.statement_timeout else timeout,
@@ -109,13 +120,34 @@ class Explainer:
         )
         if isinstance(asked, Rejected):
             log.error("explain refused: %s (%s)", asked.message, asked.code)
-            error = _failed(StatementError(asked.code, asked.message, hint=asked.hint))
-            self._report(job, claimed.claim_id, [error] * len(claimed.statements), until)
+            error = wire_error(StatementError(asked.code, asked.message, hint=asked.hint))
+            if claimed.kind == "migrations":
+                refused = ExplainReport(claim_id=claimed.claim_id, applied=AppliedFound(error=error))
+            else:
+                answers = [Explained(error=error)] * len(claimed.statements)
+                refused = ExplainReport(claim_id=claimed.claim_id, statements=answers)
+            self._report(job, refused, until)
             return
-        answers = list(self._answers(job, asked, until))
+        if asked.kind == "migrations":
+            report = ExplainReport(claim_id=asked.claim_id, applied=self._applied(asked.target))
+        else:
+            report = ExplainReport(claim_id=asked.claim_id, statements=list(self._answers(job, asked, until)))
         if job.halt.is_set():
             raise PutBack("the agent is stopping")
-        self._report(job, asked.claim_id, answers, until)
+        self._report(job, report, until)
+
+    def _applied(self, target: Target) -> AppliedFound:
+        try:
+            ledger = self._databases.driver(target).ledger()
+        except (Unreachable, CredentialsRefused) as e:
+            self._databases.mark_down(target, e.message)
+            return AppliedFound(error=wire_error(_unreachable(e, target)))
+        except StatementFailed as e:
+            return AppliedFound(error=wire_error(e.error))
+        except Exception as e:  # noqa: BLE001 - whatever it is, whoever waits must hear of it
+            log_surprise("the driver failed to read the record of migrations", e)
+            return AppliedFound(error=wire_error(surprise(e)))
+        return AppliedFound(versions=[WireApplied(**asdict(one)) for one in ledger.applied])
 
     def _answers(self, job: Job, asked: Question, until: float) -> Iterator[Explained]:
         """One for each statement; once the database is gone, or time is up, for the rest at once."""
@@ -131,7 +163,7 @@ class Explainer:
                 yield self._ask(job, asked.target, statement, min(asked.timeout, left))
             except (Unreachable, CredentialsRefused) as e:
                 log.warning("%s: %s", asked.target, e)
-                ended = StatementError(e.code, f"the agent cannot reach {asked.target} at the moment")
+                ended = _unreachable(e, asked.target)
                 yield _failed(ended)
 
     def _ask(self, job: Job, target: Target, statement: str, timeout: timedelta) -> Explained:
@@ -149,18 +181,21 @@ class Explainer:
             finally:
                 job.runs_on(None)
 
-    def _report(self, job: Job, claim_id: str, answers: list[Explained], until: float) -> None:
+    def _report(self, job: Job, report: ExplainReport, until: float) -> None:
         """Until the server has taken it, or nobody waits for it any more."""
-        report = ExplainReport(claim_id=claim_id, statements=answers)
         send = partial(self._api.complete_explain, job.execution_id, report)
         try:
             patiently(send, stop=job.halt, what="report", limit_secs=max(0.0, until - time.monotonic()))
         except Unauthorized:
             self._intake.on_unauthorized()
         except DbwardError as e:
-            log.warning("the plans were not taken: %s", e.message)
+            log.warning("the answer was not taken: %s", e.message)
         else:
-            log.info("explained %d statements", len(answers))
+            log.info("answered: %s", "what is migrated" if report.applied else f"{len(report.statements)} plans")
+
+
+def _unreachable(e: Unreachable | CredentialsRefused, target: Target) -> StatementError:
+    return StatementError(e.code, f"the agent cannot reach {target} at the moment")
 
 
 def _failed(error: StatementError) -> Explained:

@@ -9,14 +9,15 @@ from datetime import datetime, timedelta
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
 from dbward.client.wire import Claimed
+from dbward.domain.migration import MIGRATING, Pinned, Repair, read_pinned, read_repair
 from dbward.domain.model import Limits, Operation, Target
 from dbward.domain.tokens import Binding, ExecutionToken, Purpose, TokenRefused, statements_sha256, verify
-from dbward.errors import DbwardError, Misconfigured
+from dbward.errors import DbwardError, Invalid, Misconfigured
 
 MAX_SKEW = timedelta(seconds=60)
 """How far the clocks of server and agent may differ."""
 
-RUNNABLE = (Operation.EXECUTE_SELECT, Operation.EXECUTE_DML)
+RUNNABLE = frozenset({Operation.EXECUTE_SELECT, Operation.EXECUTE_DML}) | MIGRATING
 """What this version of the agent can run; others are refused, not guessed at."""
 
 
@@ -35,7 +36,7 @@ class Rules:
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """Verified: exactly this may run, once."""
+    """Verified: exactly this may run, once. `migration` is None unless the operation is one."""
 
     execution_id: str
     request_id: str
@@ -46,6 +47,7 @@ class Plan:
     limits: Limits
     lease_secs: int
     expires_at: datetime
+    migration: tuple[Pinned, ...] | Repair | None = None
 
     @property
     def read_only(self) -> bool:
@@ -91,13 +93,14 @@ def plan(claimed: Claimed, key: Ed25519PublicKey, rules: Rules, *, asked_for: st
     if isinstance(token, Rejected):
         return token
     if claimed.operation not in rules.operations or claimed.operation not in RUNNABLE:
-        return Rejected(
-            "agent.operation_not_allowed",
-            f"this agent does not run {claimed.operation}",
-            "add it to `operations` in the agent's configuration, or send it to another agent",
-        )
+        return not_allowed(claimed.operation)
     if not claimed.statements:
         return Rejected("agent.nothing_to_run", "the job holds no statement")
+    try:
+        migration = _migration(claimed)
+    except Invalid as e:
+        return Rejected(e.code, e.message, e.hint)
+    asked = timedelta(milliseconds=claimed.limits.statement_timeout_ms)
     return Plan(
         execution_id=claimed.execution_id,
         request_id=claimed.request_id,
@@ -106,15 +109,32 @@ def plan(claimed: Claimed, key: Ed25519PublicKey, rules: Rules, *, asked_for: st
         operation=claimed.operation,
         statements=tuple(claimed.statements),
         limits=Limits(
-            statement_timeout=_shorter(
-                timedelta(milliseconds=claimed.limits.statement_timeout_ms), rules.statement_timeout
-            ),
+            # The agent's own bound is one for queries; a migration takes what it takes.
+            statement_timeout=asked if migration is not None else _shorter(asked, rules.statement_timeout),
             max_rows=claimed.limits.max_rows,
             max_bytes=claimed.limits.max_bytes,
         ),
         lease_secs=claimed.lease_secs,
         expires_at=token.expires_at,
+        migration=migration,
     )
+
+
+def not_allowed(operation: Operation) -> Rejected:
+    return Rejected(
+        "agent.operation_not_allowed",
+        f"this agent does not run {operation}",
+        "add it to `operations` in the agent's configuration, or send it to another agent",
+    )
+
+
+def _migration(claimed: Claimed) -> tuple[Pinned, ...] | Repair | None:
+    """What the signed texts of a migration say. Raises `Invalid`."""
+    if claimed.operation not in MIGRATING:
+        return None
+    if claimed.operation is Operation.MIGRATE_REPAIR:
+        return read_repair(claimed.statements)
+    return read_pinned(claimed.statements)
 
 
 def genuine(

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import Any, Final, Literal, assert_never
 
-from dbward.client.wire import CompleteRequest, WireError
+from dbward.client.wire import CompleteRequest, WireError, WireStep
 from dbward.domain.model import StatementError
 from worker.drivers.base import Outcome
 from worker.job import Plan, Rejected
@@ -19,7 +19,10 @@ MAX_MESSAGE: Final = 8_000
 
 @dataclass(frozen=True, slots=True)
 class Ended:
-    """How an execution ended. `stored` is the result at the server, `upload` can send its end again."""
+    """How an execution ended. `stored` is the result at the server, `upload` can send its end again.
+
+    `steps` are what became of each migration, None unless the operation is one.
+    """
 
     outcome: Literal["completed", "failed", "refused", "cancelled", "unknown"]
     error: StatementError | None = None
@@ -27,6 +30,7 @@ class Ended:
     stored: Stored | None = None
     upload: Upload | None = None
     duration_ms: int = 0
+    steps: tuple[WireStep, ...] | None = None
 
 
 def finished(answer: Outcome, checked: Plan, upload: Upload) -> Ended:
@@ -109,6 +113,7 @@ def report(ended: Ended, claim_id: str, tag: str) -> CompleteRequest:
         result_size=stored.size if stored else None,
         result_sha256=stored.sha256 if stored else None,
         error=wire_error(error) if error else None,
+        migrations=None if ended.steps is None else list(ended.steps),
         duration_ms=ended.duration_ms,
     )
 

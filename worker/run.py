@@ -38,6 +38,7 @@ from worker.intake import Intake, PutBack
 from worker.job import Plan, Rejected, Rules, plan
 from worker.jobs import Job
 from worker.lease import Lease
+from worker.migrate import migrate
 from worker.outcome import Ended
 from worker.schema_sync import may_change_schema
 from worker.surprise import log_surprise
@@ -50,8 +51,15 @@ T = TypeVar("T")
 RELEASE_DELAY_SECS: Final = 5
 """How long a job whose database is down here is kept back, before it is offered to an agent again."""
 
+BUSY_DELAY_SECS: Final = 2
+"""The same for a job whose database somebody else migrates at the moment."""
+
 REPORT_PATIENCE_SECS: Final = 3600.0
 """How long a known outcome is kept for a server that is away: it is accepted late, so keeping it is worth much."""
+
+
+_Attempt = Callable[[Job, Upload], Outcome | Ended]
+"""Runs a plan to its end; never raises."""
 
 
 class Runner:
@@ -108,24 +116,41 @@ class Runner:
         job.operation = checked.operation
         with ExitStack() as stack:
             try:
-                session = stack.enter_context(self._databases.open(checked.target))
+                attempt = self._opened(stack, checked)
             except (Unreachable, CredentialsRefused) as e:
                 # Nothing was sent: another agent, or this one later, may try. The database is marked down by now.
                 self._release(job, checked, f"{checked.target}: {e}", RELEASE_DELAY_SECS)
+                return
+            except StatementFailed as e:
+                self._complete(job, checked.claim_id, tag, outcome.failed(e.error))
                 return
             except Exception as e:  # noqa: BLE001 - it would come again: fail, do not go round in circles
                 log_surprise(f"the driver failed to open {checked.target}", e)
                 self._complete(job, checked.claim_id, tag, outcome.failed(outcome.surprise(e)))
                 return
+            if attempt is None:
+                self._release(job, checked, f"{checked.target} is being migrated by another run", BUSY_DELAY_SECS)
+                return
             if job.halt.is_set():
                 self._release(job, checked, "the agent is stopping", 0)
                 return
             if self._start(job, checked):
-                ended = self._run(job, checked, session)
+                ended = self._run(job, checked, attempt)
                 stack.close()  # before the report: whoever hears that it is over finds the database free
                 if may_change_schema(checked):  # however it ended: not every database takes DDL back
                     self._on_changed(checked.target)
                 self._complete(job, checked.claim_id, tag, ended)
+
+    def _opened(self, stack: ExitStack, checked: Plan) -> _Attempt | None:
+        """What runs the plan, with all it needs kept open by `stack`; None while another run migrates the database.
+
+        Raises Unreachable, CredentialsRefused or StatementFailed.
+        """
+        if checked.migration is None:
+            session = stack.enter_context(self._databases.open(checked.target))
+            return lambda job, upload: self._attempt(job, checked, session, upload)
+        lock = stack.enter_context(self._databases.lock_migrations(checked.target))
+        return None if lock is None else lambda job, _: migrate(job, checked, self._databases, lock)
 
     def _verify(self, job: Job, claimed: Claimed) -> Plan | Rejected:
         """The plan, if its token holds; a claim is accepted once in the life of this process."""
@@ -179,7 +204,7 @@ class Runner:
             return False
         return True
 
-    def _run(self, job: Job, checked: Plan, session: Session) -> Ended:
+    def _run(self, job: Job, checked: Plan, attempt: _Attempt) -> Ended:
         upload = Upload(self._api, job.execution_id, checked.claim_id, stop=job.halt)
         lease = Lease(
             self._api,
@@ -192,10 +217,8 @@ class Runner:
         log.info("running %s on %s", checked.operation, checked.target)
         began = time.monotonic()
         lease.open()
-        job.runs_on(session)
         try:
-            ended = self._attempt(job, checked, session, upload)
-            job.runs_on(None)
+            ended = attempt(job, upload)
             if isinstance(ended, Outcome):
                 ended = outcome.finished(ended, checked, upload)
         finally:
@@ -208,6 +231,7 @@ class Runner:
         """Run the statements: what the database answered, or how they ended without an answer. Never raises."""
         if job.halt.is_set():
             return outcome.stopped(job)
+        job.runs_on(session)
         try:
             return session.run(checked.statements, read_only=checked.read_only, limits=checked.limits, sink=upload)
         except StatementCancelled:
@@ -226,6 +250,8 @@ class Runner:
         except Exception as e:  # noqa: BLE001 - whatever it is, the server must hear of it
             log_surprise("the driver failed", e)
             return outcome.failed(outcome.surprise(e)) if checked.read_only else outcome.unknown(outcome.surprise(e))
+        finally:
+            job.runs_on(None)
 
     def _complete(self, job: Job, claim_id: str, tag: str, ended: Ended) -> None:
         """Report until the server has taken it, or the agent must stop."""

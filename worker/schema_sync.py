@@ -58,8 +58,13 @@ class Unread(Exception):
 
 def may_change_schema(plan: Plan) -> bool:
     """Whether running `plan`, even in part, may have changed more than rows."""
-    return not plan.read_only and any(
-        statement.split(maxsplit=1)[0].upper() not in _ROWS_ONLY for statement in plan.statements if statement.strip()
+    return plan.migration is not None or (
+        not plan.read_only
+        and any(
+            statement.split(maxsplit=1)[0].upper() not in _ROWS_ONLY
+            for statement in plan.statements
+            if statement.strip()
+        )
     )
 
 

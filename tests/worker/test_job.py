@@ -137,7 +137,7 @@ def test_an_operation_the_agent_does_not_list_is_refused() -> None:
 
 def test_an_operation_this_version_cannot_run_is_refused_even_when_listed() -> None:
     rules = Rules("agent@host", RULES.targets, set(Operation), timedelta(0))
-    checked = check(claimed(sign={"operation": Operation.MIGRATE_UP}), rules=rules)
+    checked = check(claimed(sign={"operation": Operation.MIGRATE_STATUS}), rules=rules)
     assert isinstance(checked, Rejected)
     assert checked.code == "agent.operation_not_allowed"
 

@@ -7,16 +7,17 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from datetime import timedelta
 from types import TracebackType
-from typing import Protocol, Self
+from typing import Literal, Protocol, Self
 
 from sqlalchemy import Connection
 
-from dbward.domain.model import Dialect, Limits
+from dbward.domain.model import Dialect, Limits, StatementError
 from dbward.domain.plans import Plan
+from worker.drivers.ledger import Ledger, MigrationLock
 from worker.rows import Batch, RowSink
 from worker.values import JsonValue
 
-__all__ = ["Batch", "Driver", "JsonValue", "Outcome", "RowSink", "Session"]
+__all__ = ["Batch", "Broken", "Driver", "JsonValue", "Outcome", "RowSink", "Script", "Session"]
 
 CONNECT_TIMEOUT = 10.0
 """Seconds for connecting, name look-up and handshake included, unless the URL says `connect_timeout`."""
@@ -36,8 +37,32 @@ class Outcome:
     notices: tuple[str, ...] = ()
 
 
+@dataclass(frozen=True, slots=True)
+class Script:
+    """One file in one direction. `records` are ours: they write the record of its version, always in a transaction."""
+
+    statements: tuple[str, ...]
+    records: tuple[str, ...]
+    transactional: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Broken:
+    """A script that did not run to its end, or of which nobody knows.
+
+    `at` counts its statements from 1; 0 is before the first, one more than there are is the record or the commit.
+    `took_effect` is how many statements did for good, from the first on; `stays` says what else may have stayed.
+    """
+
+    kind: Literal["failed", "cancelled", "unknown"]
+    error: StatementError
+    at: int
+    took_effect: int = 0
+    stays: str | None = None
+
+
 class Session(Protocol):
-    """One connection for one statement list; spent after `run`. Closing leaves nothing behind in the database."""
+    """One connection for one statement list, or one migration file; spent after it. Closing leaves nothing behind."""
 
     def run(self, statements: Sequence[str], *, read_only: bool, limits: Limits, sink: RowSink) -> Outcome:
         """Runs each text, one statement each, unchanged, in one transaction; the last one with rows fills `sink`.
@@ -55,6 +80,11 @@ class Session(Protocol):
 
         Raises StatementFailed, StatementTimeout or StatementCancelled; the session is spent.
         """
+        ...
+
+    def migrate(self, script: Script, *, limits: Limits) -> Broken | None:
+        """Runs one migration file and records it; None when all of it took effect. `cancel` stops it where that leaves
+        nothing, elsewhere after the statement at work. Raises nothing that the database is the cause of."""
         ...
 
     def cancel(self) -> None:
@@ -79,6 +109,18 @@ class Driver(Protocol):
 
     def open(self) -> Session:
         """A fresh connection. Raises Unreachable or CredentialsRefused."""
+        ...
+
+    def lock_migrations(self) -> MigrationLock | None:
+        """The right to migrate this database; None while another run has it, or the database still works for one.
+
+        Raises Unreachable, CredentialsRefused, or StatementFailed where there is no way to lock it.
+        """
+        ...
+
+    def ledger(self) -> Ledger:
+        """What was migrated, empty where nothing ever was. Reads only. Raises Unreachable, CredentialsRefused, or
+        StatementFailed."""
         ...
 
     def reflect(self) -> AbstractContextManager[Connection]:

@@ -22,9 +22,12 @@ from pymysql.cursors import SSCursor
 
 from dbward.domain.model import Dialect, Limits, StatementError
 from dbward.domain.plans import Plan
-from worker.drivers.base import Outcome
+from worker.drivers.base import Broken, Outcome, Script
 from worker.drivers.errors import CredentialsRefused, StatementFailed, Unreachable
 from worker.drivers.explain import CHANGES, NOT_PLANNED, explain
+from worker.drivers.ledger import Ledger
+from worker.drivers.ledger_mysql import MysqlLock, lock_name, read
+from worker.drivers.migrating import BUSY, migrate
 from worker.drivers.mysql_account import Account, Connection, cut, parts_of
 from worker.drivers.reflect import LOCK_WAIT_SECS, TIMEOUT_SECS, catalog_engine, reading
 from worker.drivers.run import LOCK_WAIT, LinkLost, run, timed_out
@@ -40,6 +43,7 @@ _CHARSET = ", ".join(f"SESSION character_set_{what} = utf8mb4" for what in ("cli
 WRITE_TIMEOUT_SECS = 600
 """How long the server waits for us to read on; its default of 60 would end a result whose upload stalls."""
 KILL_TIMEOUT = 5.0
+_BEGIN = "START TRANSACTION"
 
 _LOST = {CR.CR_SERVER_GONE_ERROR, CR.CR_SERVER_LOST, 2055, ER.SERVER_SHUTDOWN, 1077, 1079, 1080, 1152, 1927, 4031, 0}
 _TIMED_OUT = {1969, 3024}
@@ -84,6 +88,12 @@ class MysqlDriver:
         # Without a transaction: in one, a table that was looked at could not be altered until its end.
         return reading(self._catalog, settings=[], isolation_level="AUTOCOMMIT")
 
+    def lock_migrations(self) -> MysqlLock | None:
+        return MysqlLock.take(self._account)
+
+    def ledger(self) -> Ledger:
+        return read(self._account)
+
     def close(self) -> None:
         """Nothing is kept open between sessions."""
 
@@ -119,6 +129,9 @@ class MysqlSession:
         # what rolling back does not undo is not reached: see `_refuse_code`.
         self._link.plans_change = first_word(statement) in CHANGES
         return explain(Dialect.MYSQL, self._link, self._stopper, statement, timeout=timeout)
+
+    def migrate(self, script: Script, *, limits: Limits) -> Broken | None:
+        return migrate(self._link, self._stopper, script, limits=limits, gentle=True)
 
     def cancel(self) -> None:
         self._stopper.cancel()
@@ -170,6 +183,33 @@ class _Link:
     def begin(self, *, read_only: bool, limits: Limits) -> None:
         """READ ONLY for the session as well: DDL ends a transaction before it begins, and would run outside it."""
         read_only = read_only and not self.plans_change
+        self._set(limits)
+        self._do(f"SET SESSION TRANSACTION READ {'ONLY' if read_only else 'WRITE'}")
+        self._begin = "START TRANSACTION WITH CONSISTENT SNAPSHOT, READ ONLY" if read_only else _BEGIN
+        self._do(self._begin)
+
+    def begin_file(self, *, transactional: bool, limits: Limits) -> None:
+        self._set(limits)
+        # The run before, if it was ours, has given it up with its connection, which the server may yet have to notice.
+        name = lock_name(self._account.database, "file")
+        if self.ask(f"SELECT GET_LOCK('{name}', {LOCK_WAIT:.0f})") != [(b"1",)]:
+            raise StatementFailed(BUSY)
+        self._do("SET SESSION TRANSACTION READ WRITE")
+        if transactional:
+            self._begin = _BEGIN
+            self._do(self._begin)
+
+    def execute_alone(self, sql: str, results: Results) -> None:
+        self.execute(sql, results, last=False, read_only=False)
+
+    def record_alone(self, records: Sequence[str]) -> None:
+        for sql in (_BEGIN, *records, "COMMIT"):
+            self._do(sql)
+
+    def forget(self) -> None:
+        """The session ends with its connection."""
+
+    def _set(self, limits: Limits) -> None:
         timeout = limits.statement_timeout.total_seconds()
         lock_wait = max(1, round(min(timeout or LOCK_WAIT, LOCK_WAIT)))
         limit = f"max_statement_time = {timeout:.3f}" if self._mariadb else f"max_execution_time = {timeout * 1000:.0f}"
@@ -178,9 +218,6 @@ class _Link:
             f" SESSION lock_wait_timeout = {lock_wait}, SESSION innodb_lock_wait_timeout = {lock_wait},"
             f" SESSION net_write_timeout = {WRITE_TIMEOUT_SECS}, SESSION {limit}"
         )
-        self._do(f"SET SESSION TRANSACTION READ {'ONLY' if read_only else 'WRITE'}")
-        self._begin = "START TRANSACTION WITH CONSISTENT SNAPSHOT, READ ONLY" if read_only else "START TRANSACTION"
-        self._do(self._begin)
 
     def execute(self, sql: str, results: Results, *, last: bool, read_only: bool) -> int:
         if self.plans_change:
@@ -203,7 +240,7 @@ class _Link:
             self._reading = None
             cursor.close()
         self._ran += 1
-        if not read_only:
+        if not read_only and self._begin:
             self._follow(sql)
         return affected
 

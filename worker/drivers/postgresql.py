@@ -13,7 +13,7 @@ import re
 import select
 import socket
 from collections.abc import Iterator, Sequence
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, suppress
 from datetime import timedelta
 from time import monotonic
 from types import TracebackType
@@ -26,9 +26,12 @@ from sqlalchemy import Connection
 from dbward.domain.model import Dialect, Limits, StatementError
 from dbward.domain.plans import Plan
 from dbward.errors import Misconfigured
-from worker.drivers.base import Outcome
+from worker.drivers.base import Broken, Outcome, Script
 from worker.drivers.errors import CredentialsRefused, StatementFailed, Unreachable
 from worker.drivers.explain import explain
+from worker.drivers.ledger import Ledger
+from worker.drivers.ledger_postgresql import TRY_FILE_LOCK, PostgresqlLock, read
+from worker.drivers.migrating import BUSY, migrate
 from worker.drivers.reflect import LOCK_WAIT_SECS, TIMEOUT_SECS, catalog_engine, reading
 from worker.drivers.run import LOCK_WAIT, LinkLost, run, timed_out
 from worker.drivers.stopper import Stopper
@@ -110,6 +113,12 @@ class PostgresqlDriver:
         ]
         return reading(self._catalog, settings=settings, postgresql_readonly=True)
 
+    def lock_migrations(self) -> PostgresqlLock | None:
+        return PostgresqlLock.take(self._connect(autocommit=True, prepare_threshold=None))
+
+    def ledger(self) -> Ledger:
+        return read(self._connect(autocommit=True, prepare_threshold=None))
+
     def close(self) -> None:
         """Nothing is kept open between sessions."""
 
@@ -139,6 +148,9 @@ class PostgresqlSession:
 
     def explain(self, statement: str, *, timeout: timedelta) -> Plan:
         return explain(Dialect.POSTGRESQL, self._link, self._stopper, statement, timeout=timeout)
+
+    def migrate(self, script: Script, *, limits: Limits) -> Broken | None:
+        return migrate(self._link, self._stopper, script, limits=limits, gentle=not script.transactional)
 
     def cancel(self) -> None:
         self._stopper.cancel()
@@ -203,15 +215,44 @@ class _Link:
         self._leave_transaction(sql)
         return self._execute(sql.encode(), results, last=last, read_only=read_only)
 
+    def begin_file(self, *, transactional: bool, limits: Limits) -> None:
+        if transactional:
+            self.begin(read_only=False, limits=limits)
+            if self.ask(TRY_FILE_LOCK) != [[b"t"]]:
+                raise StatementFailed(BUSY)
+        else:  # without the lock: it would be the session's, and a pooler may keep that
+            self._timeout = limits.statement_timeout.total_seconds()
+
+    def execute_alone(self, sql: str, results: Results) -> None:
+        self._set_outside(sql)
+        try:
+            self._execute(sql.encode(), results, last=False, read_only=False)
+        except (StatementFailed, LinkLost):
+            if _is_concurrent(sql):
+                self.kept = "What it built concurrently may have stayed, such as an invalid index."
+            raise
+
+    def record_alone(self, records: Sequence[str]) -> None:
+        self.ask(f"BEGIN; {'; '.join(records)}; COMMIT")
+
+    def forget(self) -> None:
+        with suppress(LinkLost, StatementFailed):
+            self.ask(_ROLLBACK_AND_FORGET)
+
     def _leave_transaction(self, sql: str) -> None:
-        """For VACUUM, CREATE INDEX CONCURRENTLY and their like. What is done concurrently waits for others without
-        anybody waiting for it, so it may do so for all of its time."""
-        wait = self._timeout if "CONCURRENTLY" in sql.upper() else min(self._timeout or LOCK_WAIT, LOCK_WAIT)
+        """For VACUUM, CREATE INDEX CONCURRENTLY and their like."""
         self.ask("ROLLBACK")
+        self._set_outside(sql)
+        self.kept = "It ran outside a transaction, so a part of it may have stayed, such as an invalid index."
+
+    def _set_outside(self, sql: str) -> None:
+        """What is done concurrently waits for others without anybody waiting for it, so it may do so for all of its
+        time."""
+        wait = self._timeout if _is_concurrent(sql) else min(self._timeout or LOCK_WAIT, LOCK_WAIT)
         self.ask(f"SET statement_timeout = {round(self._timeout * 1000)}")
         self.ask(f"SET lock_timeout = {round(wait * 1000)}")
+        self.ask("SET standard_conforming_strings = on")
         self._by_itself = True
-        self.kept = "It ran outside a transaction, so a part of it may have stayed, such as an invalid index."
 
     def _execute(self, text: bytes, results: Results, *, last: bool, read_only: bool) -> int:
         self._began = monotonic()
@@ -402,6 +443,10 @@ class _Link:
                 position=int(position) if position else None,
             )
         )
+
+
+def _is_concurrent(sql: str) -> bool:
+    return "CONCURRENTLY" in sql.upper()
 
 
 def _write(result: pq.abc.PGresult, readers: Sequence[Any], writer: RowWriter) -> None:

@@ -17,7 +17,7 @@ from worker.drivers.errors import (
     StatementFailed,
     StatementTimeout,
 )
-from worker.drivers.stopper import Stopped, Stopper
+from worker.drivers.stopper import Reason, Stopped, Stopper
 from worker.rows import Results, RowSink, RowTooLarge
 
 COMMIT_WAIT = 60.0
@@ -142,16 +142,16 @@ def _meaning(
             StatementError(
                 OutcomeUnknown.code,
                 f"the connection was lost during a statement that commits by itself: {cause}",
-                detail=_joined(where, kept),
+                detail=joined(where, kept),
                 hint="Look in the database whether it took effect before running it again.",
             )
         )
-    error = _described(cause, stopper)
+    error = described(cause, stopper.reason)
     if error is None:
         if kept is None:
             return None  # not the database's failure: the sink's, or a fault of ours
         error = StatementError(PARTLY_COMMITTED, str(cause))
-    error = replace(error, detail=_joined(error.detail, where, kept))
+    error = replace(error, detail=joined(error.detail, where, kept))
     if kept is not None:
         return StatementFailed(replace(error, code=PARTLY_COMMITTED))
     for kind in (StatementTimeout, StatementCancelled, ResultTooLarge):
@@ -160,12 +160,13 @@ def _meaning(
     return StatementFailed(error)
 
 
-def _described(cause: BaseException, stopper: Stopper) -> StatementError | None:
+def described(cause: BaseException, stopped: Reason | None) -> StatementError | None:
+    """What stopped a list, for whoever asked for it; None for what is not the database's failure."""
     if not isinstance(cause, (Stopped, LinkLost, StatementFailed, RowTooLarge)):
         return None
-    if stopper.reason == "cancelled":
+    if stopped == "cancelled":
         return StatementError(StatementCancelled.code, "the statement was cancelled")
-    if stopper.reason == "timeout":
+    if stopped == "timeout":
         return timed_out()
     match cause:
         case StatementFailed():
@@ -200,5 +201,5 @@ def check_text(sql: str) -> None:
         ) from None
 
 
-def _joined(*parts: str | None) -> str | None:
+def joined(*parts: str | None) -> str | None:
     return " ".join(part for part in parts if part) or None

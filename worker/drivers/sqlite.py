@@ -18,9 +18,12 @@ from sqlalchemy import Connection
 from dbward.domain.model import Dialect, Limits, StatementError
 from dbward.domain.plans import Plan
 from dbward.errors import Misconfigured
-from worker.drivers.base import Outcome
+from worker.drivers.base import Broken, Outcome, Script
 from worker.drivers.errors import StatementFailed, Unreachable
 from worker.drivers.explain import explain
+from worker.drivers.ledger import Ledger
+from worker.drivers.ledger_sqlite import SqliteLock, read
+from worker.drivers.migrating import migrate
 from worker.drivers.reflect import LOCK_WAIT_SECS, TIMEOUT_SECS, catalog_engine, reading
 from worker.drivers.run import LOCK_WAIT, LinkLost, run, timed_out
 from worker.drivers.sqlite_guard import guard, plan_guard
@@ -89,6 +92,12 @@ class SqliteDriver:
         # Without a transaction: each look is as short as it can be, since it may keep a writer from committing.
         return reading(self._catalog, settings=[f"PRAGMA busy_timeout = {LOCK_WAIT_SECS * 1000}"])
 
+    def lock_migrations(self) -> SqliteLock | None:
+        return SqliteLock.take(self._path)
+
+    def ledger(self) -> Ledger:
+        return read(self._connect())
+
     def close(self) -> None:
         """Nothing is kept open between sessions."""
 
@@ -113,6 +122,9 @@ class SqliteSession:
     def explain(self, statement: str, *, timeout: timedelta) -> Plan:
         self._link.plans = True
         return explain(Dialect.SQLITE, self._link, self._stopper, statement, timeout=timeout)
+
+    def migrate(self, script: Script, *, limits: Limits) -> Broken | None:
+        return migrate(self._link, self._stopper, script, limits=limits, gentle=False)
 
     def cancel(self) -> None:
         self._stopper.cancel()
@@ -158,18 +170,44 @@ class _Link:
         self._overdue = False
 
     def begin(self, *, read_only: bool, limits: Limits) -> None:
-        self._timeout = limits.statement_timeout.total_seconds()
-        self._lock_wait = min(self._timeout or LOCK_WAIT, LOCK_WAIT)
         with self._translated():
-            self._connection = connection = connect(self._path, read_only=read_only)
-            connection.execute(f"PRAGMA foreign_keys = {'ON' if self._foreign_keys else 'OFF'}")
-            connection.execute("PRAGMA temp_store = MEMORY")
+            connection = self._connect(limits, read_only=read_only)
             if read_only:
                 self._patiently(lambda: _meet_virtual_tables(connection))
                 connection.execute("BEGIN")
                 self._patiently(lambda: connection.execute("SELECT 1 FROM sqlite_master").fetchone())  # the snapshot
             else:
                 self._patiently(lambda: connection.execute("BEGIN IMMEDIATE"))
+
+    def begin_file(self, *, transactional: bool, limits: Limits) -> None:
+        if transactional:
+            self.begin(read_only=False, limits=limits)
+            return
+        with self._translated():
+            connection = self._connect(limits, read_only=False)
+            connection.execute(f"PRAGMA busy_timeout = {self._lock_wait * 1000:.0f}")
+
+    def execute_alone(self, sql: str, results: Results) -> None:
+        self.execute(sql, results, last=False, read_only=False)
+
+    def record_alone(self, records: Sequence[str]) -> None:
+        connection = self._open()
+        with self._translated():
+            self._patiently(lambda: connection.execute("BEGIN IMMEDIATE"), stoppable=False)
+            for sql in records:
+                connection.execute(sql)
+        self.commit()
+
+    def forget(self) -> None:
+        """The session ends with its connection."""
+
+    def _connect(self, limits: Limits, *, read_only: bool) -> sqlite3.Connection:
+        self._timeout = limits.statement_timeout.total_seconds()
+        self._lock_wait = min(self._timeout or LOCK_WAIT, LOCK_WAIT)
+        self._connection = connection = connect(self._path, read_only=read_only)
+        connection.execute(f"PRAGMA foreign_keys = {'ON' if self._foreign_keys else 'OFF'}")
+        connection.execute("PRAGMA temp_store = MEMORY")
+        return connection
 
     def execute(self, sql: str, results: Results, *, last: bool, read_only: bool) -> int:
         connection = self._open()

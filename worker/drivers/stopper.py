@@ -41,6 +41,7 @@ class Stopper:
         self._held_until: float | None = None
         self._done = False
         self._reason: Reason | None = None
+        self._gentle = False
         self._thread = threading.Thread(target=self._watch, name="statement-watch", daemon=True)
 
     @property
@@ -52,6 +53,11 @@ class Stopper:
             if self._reason is None and self._held_until is None:
                 self._reason = "cancelled"
                 self._changed.notify_all()
+
+    def be_gentle(self) -> None:
+        """From now on `cancel` interrupts no statement, only what would come after it: `arm`, `check`, `seal`."""
+        with self._changed:
+            self._gentle = True
 
     def arm(self, limit: timedelta) -> None:
         """Starts the clock for one statement; zero is no limit. Raises Stopped when already asked to stop."""
@@ -122,7 +128,7 @@ class Stopper:
                 if now >= self._held_until:
                     return "abandon"
                 self._changed.wait(self._held_until - now)
-            elif self._reason is not None:
+            elif self._reason == "timeout" or (self._reason is not None and not self._gentle):
                 return "interrupt" if give_up is None or now < give_up else "abandon"
             elif self._due is None:
                 self._changed.wait()

@@ -1,0 +1,303 @@
+"""Migrations on every engine, from the signed job to the report: what is run, recorded, skipped, left and said."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from dbward.client.agent_api import AgentApi
+from dbward.domain.migration import Applied, Pinned, Repair, signed_texts
+from dbward.domain.model import Operation, Target
+from tests.worker.targets import TargetDb, empty
+from tests.worker.tiny_server import NODE, TinyServer
+from worker.databases import Databases
+from worker.drivers import open_driver
+from worker.intake import Intake
+from worker.job import Rules
+from worker.jobs import Jobs
+from worker.keys import ServerKey
+from worker.run import Runner
+
+TARGET = Target("app", "test")
+UP, DOWN, REPAIR = Operation.MIGRATE_UP, Operation.MIGRATE_DOWN, Operation.MIGRATE_REPAIR
+ENGINES = ["postgresql", "mysql", "sqlite"]
+
+
+@pytest.fixture(params=ENGINES)
+def db(request: pytest.FixtureRequest, tmp_path: Path) -> TargetDb:
+    made = empty(request.param, request, tmp_path / "target.db")
+    made.direct("CREATE TABLE t (id integer PRIMARY KEY, name varchar(40))")
+    return made
+
+
+@pytest.fixture
+def pg(request: pytest.FixtureRequest, tmp_path: Path) -> TargetDb:
+    made = empty("postgresql", request, tmp_path / "none")
+    made.direct("CREATE TABLE t (id integer PRIMARY KEY, name varchar(40))")
+    return made
+
+
+@pytest.fixture
+def my(request: pytest.FixtureRequest, tmp_path: Path) -> TargetDb:
+    made = empty("mysql", request, tmp_path / "none")
+    made.direct("CREATE TABLE t (id integer PRIMARY KEY, name varchar(40))")
+    return made
+
+
+class Bench:
+    """An agent's runner on one database."""
+
+    def __init__(self, server: TinyServer, api: AgentApi, url: str) -> None:
+        self.server = server
+        self.databases = Databases({TARGET: open_driver(url)}, on_change=lambda: None, first_secs=0.05, last_secs=0.2)
+        self.databases.start(until=None, stopped=lambda: False)
+        self.jobs = Jobs(lambda: None)
+        self.changed: list[Target] = []
+        self.abandon = threading.Event()
+        intake = Intake(
+            ServerKey(api, server.key.public_key()),
+            jobs=self.jobs,
+            session="session-1",
+            closing=threading.Event(),
+            quiet=threading.Event(),
+            on_unauthorized=lambda: None,
+            on_forgotten=lambda: None,
+        )
+        # The agent's own bound on statements is one on queries.
+        rules = Rules(NODE, {TARGET}, set(Operation), timedelta(milliseconds=1))
+        self.runner = Runner(api, self.databases, intake, rules, abandon=self.abandon, on_changed=self.changed.append)
+        self._count = 0
+
+    def run(self, operation: Operation, *pinned: Pinned, **changes: Any) -> dict[str, Any]:
+        return self.texts(operation, *signed_texts(pinned), **changes)
+
+    def repair(self, repair: Repair) -> dict[str, Any]:
+        return self.texts(REPAIR, *signed_texts(repair))
+
+    def texts(self, operation: Operation, *texts: str, **changes: Any) -> dict[str, Any]:
+        self._count += 1
+        execution_id = f"e{self._count}"
+        self.server.add_job(execution_id, *texts, operation=operation, **changes)
+        self.runner.execute(f"request-{execution_id}", execution_id, "tag-1")
+        return self.server.outcomes[execution_id]
+
+    def close(self) -> None:
+        self.abandon.set()
+        self.databases.close()
+
+
+@contextmanager
+def bench(server: TinyServer, api: AgentApi, url: str) -> Iterator[Bench]:
+    made = Bench(server, api, url)
+    try:
+        yield made
+    finally:
+        made.close()
+
+
+@pytest.fixture
+def agent(server: TinyServer, api: AgentApi, db: TargetDb) -> Iterator[Bench]:
+    with bench(server, api, db.url) as made:
+        yield made
+
+
+def pinned(version: int, *statements: str, transactional: bool = True, checksum: str = "a") -> Pinned:
+    return Pinned(str(version), f"{version}_step.sql", checksum * 64, transactional, list(statements))
+
+
+def insert(n: int, name: str = "x") -> str:
+    return f"INSERT INTO t VALUES ({n}, '{name}')"
+
+
+def ids(db: TargetDb) -> list[int]:
+    return [row[0] for row in db.direct("SELECT id FROM t ORDER BY id")]
+
+
+def versions(db: TargetDb) -> list[str]:
+    return [row[0] for row in db.direct("SELECT version FROM schema_migrations ORDER BY version")]
+
+
+def applied(db: TargetDb) -> tuple[Applied, ...]:
+    return open_driver(db.url).ledger().applied
+
+
+def steps(outcome: dict[str, Any]) -> list[tuple[str, str]]:
+    return [(step["version"], step["outcome"]) for step in outcome["migrations"]]
+
+
+def said(outcome: dict[str, Any]) -> str:
+    error = outcome["error"]
+    return " | ".join(str(error[part]) for part in ("code", "message", "detail", "hint"))
+
+
+def test_up_runs_each_file_and_records_it(agent: Bench, db: TargetDb) -> None:
+    outcome = agent.run(UP, pinned(1, insert(1), insert(2)), pinned(2, insert(3)))
+    assert (outcome["outcome"], outcome["error"], outcome["rows_affected"]) == ("completed", None, None)
+    assert steps(outcome) == [("1", "applied"), ("2", "applied")]
+    assert all(step["duration_ms"] >= 0 and step["name"].endswith("_step.sql") for step in outcome["migrations"])
+    assert ids(db) == [1, 2, 3]
+    assert versions(db) == ["1", "2"]
+    first, _ = applied(db)
+    assert (first.version, first.name, first.checksum, first.request_id) == ("1", "1_step.sql", "a" * 64, "request-e1")
+    assert first.applied_at is not None
+    assert first.applied_at.utcoffset() == timedelta(0)
+    assert agent.changed == [TARGET]
+
+
+def test_what_is_applied_is_skipped(agent: Bench, db: TargetDb) -> None:
+    agent.run(UP, pinned(2, insert(2)))
+    outcome = agent.run(UP, pinned(1, insert(1)), pinned(2, insert(2)), pinned(3, insert(3)))
+    assert steps(outcome) == [("1", "applied"), ("2", "skipped"), ("3", "applied")]
+    assert outcome["migrations"][1]["duration_ms"] is None
+    assert ids(db) == [1, 2, 3]
+    assert agent.run(UP, pinned(1, insert(1)))["outcome"] == "completed"
+
+
+def test_down_takes_back_what_is_pinned_and_nothing_else(agent: Bench, db: TargetDb) -> None:
+    agent.run(UP, *(pinned(n, insert(n)) for n in (1, 2, 3)))
+    back = [pinned(n, f"DELETE FROM t WHERE id = {n}") for n in (3, 2)]
+    assert steps(agent.run(DOWN, *back)) == [("3", "reverted"), ("2", "reverted")]
+    assert (ids(db), versions(db), [one.version for one in applied(db)]) == ([1], ["1"], ["1"])
+    assert steps(agent.run(DOWN, *back)) == [("3", "skipped"), ("2", "skipped")]
+    assert ids(db) == [1]
+
+
+def test_down_where_nothing_ever_was_makes_nothing(agent: Bench, db: TargetDb) -> None:
+    assert steps(agent.run(DOWN, pinned(1, "DELETE FROM t"))) == [("1", "skipped")]
+    assert open_driver(db.url).ledger().tables == frozenset()
+
+
+def test_a_changed_file_runs_nothing_at_all(agent: Bench, db: TargetDb) -> None:
+    agent.run(UP, pinned(2, insert(2)))
+    outcome = agent.run(UP, pinned(1, insert(1)), pinned(2, insert(2), checksum="b"))
+    assert (outcome["outcome"], outcome["error"]["code"]) == ("failed", "migration.changed")
+    assert "2_step.sql" in outcome["error"]["message"]
+    assert "migrate repair --action mark-applied --version 2" in outcome["error"]["hint"]
+    assert steps(outcome) == [("1", "not_run"), ("2", "not_run")]
+    assert (ids(db), versions(db)) == ([2], ["2"])
+
+
+@pytest.mark.parametrize("sql", ["BEGIN", "/* x */ commit", "ROLLBACK", "SAVEPOINT s", "START TRANSACTION"])
+def test_transaction_control_runs_nothing_at_all(agent: Bench, db: TargetDb, sql: str) -> None:
+    outcome = agent.run(UP, pinned(1, insert(1)), pinned(2, insert(2), sql, insert(3)))
+    assert outcome["error"]["code"] == "migration.transaction_control"
+    assert "2_step.sql, statement 2 of 3" in outcome["error"]["message"]
+    assert ids(db) == []
+
+
+@pytest.mark.parametrize("bad", [1, 2, 3])
+def test_a_failure_at_each_statement_of_a_file(agent: Bench, db: TargetDb, bad: int) -> None:
+    statements = [insert(10), insert(11), insert(12)]
+    statements[bad - 1] = "INSERT INTO nowhere VALUES (1)"
+    outcome = agent.run(UP, pinned(1, insert(1)), pinned(2, *statements), pinned(3, insert(3)))
+    assert outcome["outcome"] == "failed"
+    assert steps(outcome) == [("1", "applied"), ("2", "failed"), ("3", "not_run")]
+    error = outcome["error"]
+    assert f"2_step.sql, statement {bad} of 3: " in error["message"]
+    assert "nowhere" in error["message"]
+    assert "Nothing of this file stays. Applied before it, and staying so: 1." in error["detail"]
+    assert (ids(db), versions(db)) == ([1], ["1"])
+    assert agent.changed == [TARGET]
+    assert steps(agent.run(UP, pinned(1, insert(1)), pinned(2, insert(10)))) == [("1", "skipped"), ("2", "applied")]
+
+
+@pytest.mark.parametrize("bad", [1, 2, 3])
+def test_a_failure_outside_a_transaction_says_what_stays(agent: Bench, db: TargetDb, bad: int) -> None:
+    statements = [insert(10), insert(11), insert(12)]
+    statements[bad - 1] = "INSERT INTO nowhere VALUES (1)"
+    outcome = agent.run(UP, pinned(1, *statements, transactional=False), pinned(2, insert(2)))
+    assert steps(outcome) == [("1", "failed"), ("2", "not_run")]
+    assert ids(db) == [10, 11][: bad - 1]
+    assert versions(db) == []
+    words = ["Nothing of this file stays", "Its first statement took effect", "Its first 2 statements took effect"]
+    assert words[bad - 1] in outcome["error"]["detail"]
+    command = "dbward -d app -e test migrate repair --action mark-applied --version 1 --emergency --reason"
+    assert (command in (outcome["error"]["hint"] or "")) is (bad > 1)
+
+
+def test_outside_a_transaction_the_version_is_recorded_all_the_same(agent: Bench, db: TargetDb) -> None:
+    assert steps(agent.run(UP, pinned(1, insert(1), insert(2), transactional=False))) == [("1", "applied")]
+    assert (ids(db), versions(db)) == ([1, 2], ["1"])
+    back = pinned(1, "DELETE FROM t WHERE id = 1", "DELETE FROM t WHERE id = 2", transactional=False)
+    assert steps(agent.run(DOWN, back)) == [("1", "reverted")]
+    assert (ids(db), versions(db)) == ([], [])
+
+
+def test_a_record_that_cannot_be_written_takes_the_file_back(agent: Bench, db: TargetDb) -> None:
+    agent.run(UP, pinned(1, insert(1)))
+    taken = "INSERT INTO schema_migrations VALUES ('2')"
+    outcome = agent.run(UP, pinned(2, insert(2), taken))
+    assert steps(outcome) == [("2", "failed")]
+    assert "2_step.sql, when it was recorded: " in outcome["error"]["message"]
+    assert (ids(db), versions(db)) == ([1], ["1"])
+    outcome = agent.run(UP, pinned(2, insert(2), taken, transactional=False))
+    assert "All of its statements took effect" in outcome["error"]["detail"]
+    assert "only the record is missing: dbward -d app" in outcome["error"]["hint"]
+    assert ids(db) == [1, 2]
+
+
+def test_names_with_anything_in_them(agent: Bench, db: TargetDb) -> None:
+    name = '1_it\'s "a" \\ 100% {x} %s :y ; -- é 😀.sql'
+    agent.run(UP, replace(pinned(1, insert(1)), name=name))
+    assert [one.name for one in applied(db)] == [name]
+
+
+def test_repair(agent: Bench, db: TargetDb) -> None:
+    mark = Repair("mark_applied", "7", "7_step.sql", "c" * 64)
+    assert steps(agent.repair(mark)) == [("7", "marked")]
+    assert [(one.version, one.checksum) for one in applied(db)] == [("7", "c" * 64)]
+    assert steps(agent.repair(mark)) == [("7", "skipped")]
+    assert steps(agent.repair(Repair("remove", "7"))) == [("7", "removed")]
+    assert applied(db) == ()
+    assert steps(agent.repair(Repair("remove", "7"))) == [("7", "skipped")]
+    assert ids(db) == []
+
+
+def test_removing_where_nothing_ever_was(agent: Bench, db: TargetDb) -> None:
+    assert steps(agent.repair(Repair("remove", "7"))) == [("7", "skipped")]
+    assert open_driver(db.url).ledger().tables == frozenset()
+
+
+@pytest.mark.parametrize(
+    ("operation", "texts"),
+    [
+        (UP, ["DROP TABLE t"]),
+        (UP, [*signed_texts([pinned(1, "DROP TABLE t")]), *signed_texts([pinned(1, "DROP TABLE t")])]),
+        (UP, [*signed_texts(Repair("remove", "1"))]),
+        (REPAIR, [*signed_texts([pinned(1, "DROP TABLE t")])]),
+        (REPAIR, [*signed_texts(Repair("remove", "1")), *signed_texts(Repair("remove", "2"))]),
+    ],
+)
+def test_what_is_not_understood_is_refused(
+    server: TinyServer, api: AgentApi, tmp_path: Path, operation: Operation, texts: list[str]
+) -> None:
+    db = empty("sqlite", None, tmp_path / "target.db")  # type: ignore[arg-type]  # not looked at for a file
+    db.direct("CREATE TABLE t (id integer)")
+    with bench(server, api, db.url) as agent:
+        outcome = agent.texts(operation, *texts)
+    assert (outcome["outcome"], outcome["error"]["code"]) == ("refused", "migration.malformed")
+    assert ids(db) == []
+
+
+def test_what_another_tool_took_back_can_be_applied_again(agent: Bench, db: TargetDb) -> None:
+    agent.run(UP, pinned(1, insert(1)))
+    db.direct("DELETE FROM schema_migrations", "DELETE FROM t")
+    assert applied(db) == ()
+    assert steps(agent.run(UP, pinned(1, insert(1), checksum="b"))) == [("1", "applied")]
+    assert [one.checksum for one in applied(db)] == ["b" * 64]
+
+
+def test_a_record_of_another_tool_alone(agent: Bench, db: TargetDb) -> None:
+    db.direct("CREATE TABLE schema_migrations (version varchar(128) PRIMARY KEY)")
+    db.direct("INSERT INTO schema_migrations VALUES ('20'), ('3'), ('odd one')")
+    assert applied(db) == (Applied("odd one"), Applied("3"), Applied("20"))
+    assert steps(agent.run(DOWN, pinned(3, "DELETE FROM t"))) == [("3", "reverted")]
+    assert steps(agent.run(UP, pinned(20, insert(2)), pinned(21, insert(3)))) == [("20", "skipped"), ("21", "applied")]
+    assert ids(db) == [3]
