@@ -20,13 +20,8 @@ from dbward.settings.server_policy import accept, table_name
 from dbward.settings.transport import check_transport, check_url
 
 SCHEMES = ("postgres", "postgresql", "mysql", "mariadb", "sqlite")
-DEFAULT_OPERATIONS = (
-    Operation.EXECUTE_SELECT,
-    Operation.EXECUTE_DML,
-    Operation.MIGRATE_UP,
-    Operation.MIGRATE_DOWN,
-    Operation.MIGRATE_STATUS,
-)
+DEFAULT_OPERATIONS = tuple(Operation)
+"""A repair too: the server takes it in an emergency only, and without an agent for it nobody could mend a record."""
 ALIVE_FILE = Path("/tmp/dbward-agent-alive")  # noqa: S108 - the path the deployment guides probe
 READY_FILE = Path("/tmp/dbward-agent-ready")  # noqa: S108 - same
 SCHEMA_INTERVAL = timedelta(hours=6)

@@ -43,7 +43,7 @@ def test_minimal(tmp_path: Path) -> None:
     assert (s.max_concurrent_tasks, s.drain_timeout) == (2, timedelta(seconds=60))
     assert (s.startup_retry_initial, s.startup_retry_max) == (timedelta(seconds=1), timedelta(seconds=15))
     assert s.startup_max_wait == timedelta(seconds=60)
-    assert Operation.MIGRATE_REPAIR not in s.operations
+    assert s.operations == tuple(Operation)
     assert (s.alive_file, s.ready_file) == (ALIVE_FILE, READY_FILE)
     assert (s.schema_sync.enabled, s.schema_sync.sync_on_startup) == (True, True)
     assert s.schema_sync.interval == timedelta(hours=6)
