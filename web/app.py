@@ -20,6 +20,7 @@ from web.api import (
     health,
     identity,
     metrics,
+    migrations,
     policies,
     requests,
     results,
@@ -39,6 +40,7 @@ BLUEPRINTS = (
     audit.bp,
     agents.bp,
     schemas.bp,
+    migrations.bp,
     agent.bp,
     broker.bp,
     identity.bp,
@@ -83,8 +85,12 @@ def bare_app() -> Flask:
 
 
 def body_limit(rt: Runtime) -> int:
-    """Bytes a JSON body may have: never less than the longest allowed statement needs, escaped throughout."""
-    return max(rt.settings.http.max_body_bytes, 6 * rt.settings.max_detail_bytes + 64 * 1024)
+    """Bytes a JSON body may have: never less than the longest allowed statement, or what is to be migrated, needs.
+
+    Escaped throughout, where a statement may grow six times; migrations, which are JSON already, three times.
+    """
+    sql = max(6 * rt.settings.max_detail_bytes, 3 * rt.settings.max_migration_bytes)
+    return max(rt.settings.http.max_body_bytes, sql + 64 * 1024)
 
 
 def _limit_body() -> None:

@@ -67,6 +67,12 @@ class NewPreflight(Body):
     explain_timeout_ms: Annotated[int, Field(ge=1)] = 5000
 
 
+class AppliedQuestion(Body):
+    """Query of `GET /api/migrations/{database}/{environment}`: how long to wait for the agent's answer."""
+
+    timeout_ms: Annotated[int, Field(ge=1, le=60_000)] = 20_000
+
+
 class PolicyQuestion(Body):
     """Query of `GET /api/policy-resolution`."""
 

@@ -12,7 +12,7 @@ from sqlalchemy import RowMapping
 
 from dbward.domain.model import Dialect, ExecutionStatus, Operation, Status, Target
 from dbward.domain.notifications import DeliveryStatus
-from dbward.domain.plans import ExplainStatus
+from dbward.domain.plans import ExplainKind, ExplainStatus
 from dbward.domain.schema import SchemaStatus, TableKind
 
 
@@ -71,6 +71,7 @@ class ExecutionRow:
     rows_affected: int | None
     duration_ms: int | None
     error: dict[str, Any] | None
+    migrations: list[dict[str, Any]] | None
     outcome_digest: str | None
 
 
@@ -194,9 +195,13 @@ class TableRow:
 
 @dataclass(frozen=True, slots=True)
 class ExplainRow:
-    """`statements`: `{sql, refused, aliases}`; `outcome`, one for each: `{sql, plan}` or `{sql, error, hint}`."""
+    """`statements`: `{sql, refused, aliases}`; `outcome`, one for each: `{sql, plan}` or `{sql, error, hint}`.
+
+    Of the kind `migrations` there is no statement, and the outcome is one entry, an `AppliedFound`.
+    """
 
     id: str
+    kind: ExplainKind
     request_id: str | None
     requested_by: str
     database: str
@@ -257,7 +262,7 @@ _ENUMS: dict[type, dict[str, type[StrEnum]]] = {
     UploadRow: {"dialect": Dialect},
     SnapshotRow: {"status": SchemaStatus, "dialect": Dialect},
     TableRow: {"kind": TableKind},
-    ExplainRow: {"dialect": Dialect, "status": ExplainStatus},
+    ExplainRow: {"kind": ExplainKind, "dialect": Dialect, "status": ExplainStatus},
     DeliveryRow: {"status": DeliveryStatus},
 }
 

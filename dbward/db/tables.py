@@ -187,6 +187,7 @@ executions = Table(
     Column("rows_affected", BigInteger),
     Column("duration_ms", BigInteger),
     Column("error", JSON),
+    Column("migrations", JSON),  # [{version, name, outcome, duration_ms}]; null unless it is one
     Column("outcome_digest", String(64)),  # of the completion call, so that its retry is told apart from another one
     Index("ix_executions_status_lease_until", "status", "lease_until"),
     Index(
@@ -304,11 +305,12 @@ schema_edges = Table(  # one row for each pair of tables with a foreign key betw
     Index("ix_schema_edges_name", "upload_id", "schema_name", "name"),
 )
 
-explains = Table(  # plans that agents are asked for: for a preflight, or for the approvers of a request
+explains = Table(  # what agents are asked: plans for a preflight or for approvers, or what is migrated
     "explains",
     metadata,
     Column("id", _Id, primary_key=True),
-    Column("request_id", ForeignKey("requests.id", ondelete="CASCADE"), index=True),  # null: of a preflight
+    Column("kind", String(16), nullable=False, server_default="plans"),
+    Column("request_id", ForeignKey("requests.id", ondelete="CASCADE"), index=True),  # null: somebody waits for it
     Column("requested_by", _Name, nullable=False),
     Column("database", String(63), nullable=False),
     Column("environment", String(63), nullable=False),
@@ -321,7 +323,7 @@ explains = Table(  # plans that agents are asked for: for a preflight, or for th
     Column("created_at", Utc, nullable=False),
     Column("expires_at", Utc, nullable=False),
     Column("finished_at", Utc),
-    Column("outcome", JSON),  # [{sql, plan}, or {sql, error, hint}]
+    Column("outcome", JSON),  # [{sql, plan}, or {sql, error, hint}]; of migrations {versions} or {error}
     Column("reason", Text),  # why there is no outcome
     Index("ix_explains_status_expires_at", "status", "expires_at"),
     Index("ix_explains_requested_by_status", "requested_by", "status"),

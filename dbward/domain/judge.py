@@ -150,6 +150,8 @@ def explanation(made: Judgement) -> Iterator[str]:
 def _why_this_operation(plan: Classification) -> str:
     if plan.operation is Operation.EXECUTE_SELECT:
         return "It is a read: all that it uses is known to only read."
+    if plan.operation is Operation.MIGRATE_REPAIR:
+        return "It changes the record of migrations, and nothing else."
     called = [reason.partition(":")[2] for reason in plan.reasons if reason.startswith("unvouched_function:")]
     verbs = dict.fromkeys(one.verb for one in plan.statements if one.kind is not Kind.SELECT and one.verb != "SELECT")
     if verbs:

@@ -1,7 +1,8 @@
 """Migrations as a request pins them: which files, in which order, and exactly the statements of each. No I/O.
 
-What is signed and sent to an agent are texts, one for each file, in the order in which they run: the canonical JSON of
-a `Pinned`, or of the one `Repair`. So a token covers the version, the checksum and every statement of each file.
+A client sends the files that are to run as the `detail` of its request: the JSON of `write_files`. What is signed and
+sent to an agent are texts, one for each file, in the order in which they run: the canonical JSON of a `Pinned`, or of
+the one `Repair`. So a token covers the version, the checksum and every statement of each file.
 """
 
 from __future__ import annotations
@@ -47,6 +48,34 @@ class Pinned:
 
 @with_config(_STRICT)
 @dataclass(frozen=True, slots=True)
+class Sent:
+    """One file as a client sends it: the SQL of the direction asked for, which begins in `line` of the file, from 1.
+
+    `checksum` is the client's word for the whole file, of which the server sees a part; `reversible`: it can be undone.
+    """
+
+    version: Version
+    name: FileName
+    checksum: Checksum
+    transactional: bool
+    reversible: bool
+    sql: str
+    line: Annotated[int, Field(ge=1)]
+
+    @property
+    def title(self) -> str:
+        return f"{self.version}_{self.name}"
+
+
+@with_config(_STRICT)
+@dataclass(frozen=True, slots=True)
+class _Files:
+    format: Literal["v3"]
+    migrations: Annotated[list[Sent], Field(min_length=1, max_length=500)]
+
+
+@with_config(_STRICT)
+@dataclass(frozen=True, slots=True)
 class Repair:
     """Mend the record and nothing else. `name` and `checksum` are those of the file, None without one (`remove`)."""
 
@@ -88,6 +117,23 @@ def repair_command(action: Literal["mark_applied", "remove"], version: str, targ
     )
 
 
+def write_files(files: Sequence[Sent]) -> str:
+    """The `detail` of a request to migrate up or down: `files` in the order in which they run."""
+    return canonical_json(asdict(_Files("v3", list(files))))
+
+
+def read_files(detail: str) -> tuple[Sent, ...]:
+    """What `write_files` wrote. Raises `Invalid` (`migration.malformed`), also when a version comes twice."""
+    found = tuple(_read(_FILES, detail).migrations)
+    _refuse_twice(found)
+    return found
+
+
+def write_repair(repair: Repair) -> str:
+    """The `detail` of a request to repair."""
+    return canonical_json(asdict(repair))
+
+
 def signed_texts(what: Sequence[Pinned] | Repair) -> tuple[str, ...]:
     """The texts that are signed, and that `read_pinned` and `read_repair` read."""
     return tuple(canonical_json(asdict(one)) for one in ([what] if isinstance(what, Repair) else what))
@@ -96,20 +142,27 @@ def signed_texts(what: Sequence[Pinned] | Repair) -> tuple[str, ...]:
 def read_pinned(texts: Sequence[str]) -> tuple[Pinned, ...]:
     """The files of an up or a down. Raises `Invalid` (`migration.malformed`), also when a version comes twice."""
     found = tuple(_read(_PINNED, text) for text in texts)
-    if not found or len({int(one.version) for one in found}) != len(found):
-        raise Invalid("the list of migrations is empty or names a version twice", code="migration.malformed")
+    if not found:
+        raise Invalid("there is no migration", code="migration.malformed")
+    _refuse_twice(found)
     return found
 
 
 def read_repair(texts: Sequence[str]) -> Repair:
-    """The one repair. Raises `Invalid` (`migration.malformed`)."""
+    """The one repair, also from a `detail`. Raises `Invalid` (`migration.malformed`)."""
     if len(texts) != 1:
         raise Invalid("a repair is one text", code="migration.malformed")
     return _read(_REPAIR, texts[0])
 
 
+_FILES: Final = TypeAdapter(_Files)
 _PINNED: Final = TypeAdapter(Pinned)
 _REPAIR: Final = TypeAdapter(Repair)
+
+
+def _refuse_twice(found: Sequence[Sent | Pinned]) -> None:
+    if len({int(one.version) for one in found}) != len(found):
+        raise Invalid("a version comes twice in the list of migrations", code="migration.malformed")
 
 
 def _read(kind: TypeAdapter[T], text: str) -> T:

@@ -27,8 +27,15 @@ CONDITION_SHOWN: Final = 60
 """Characters; `TEXT_MAX` is what a step keeps."""
 
 
+class ExplainKind(StrEnum):
+    """What an agent is asked: how statements would run, or which migrations its database has applied."""
+
+    PLANS = "plans"
+    MIGRATIONS = "migrations"
+
+
 class ExplainStatus(StrEnum):
-    """Of what an agent is asked to explain. `done`: every statement has its plan or its error."""
+    """Of what an agent is asked. `done`: every statement has its plan or its error, or what is applied is known."""
 
     QUEUED = "queued"
     CLAIMED = "claimed"

@@ -15,7 +15,8 @@ from dbward.db import executions, requests
 from dbward.db.engine import Tx
 from dbward.db.rows import ExecutionRow, RequestRow, ResultRow
 from dbward.domain import policy, rbac
-from dbward.domain.model import SYSTEM, Event, ExecutionStatus, Permission, Principal, ResultPolicy, Status
+from dbward.domain.migration import MIGRATING, read_pinned, read_repair
+from dbward.domain.model import SYSTEM, Event, ExecutionStatus, Operation, Permission, Principal, ResultPolicy, Status
 from dbward.domain.states import Trigger
 from dbward.errors import Conflict, DbwardError, Invalid, Missing
 from dbward.results.store import storage_key
@@ -108,6 +109,25 @@ def _check(who: Principal, execution: ExecutionRow, request: RequestRow, report:
         raise Conflict("an execution that was never started cannot have run", code="execution.not_started")
     if (report.result_size is None) != (report.result_sha256 is None):
         raise Invalid("result_size and result_sha256 belong together")
+    _check_steps(request, report)
+
+
+def _check_steps(request: RequestRow, report: CompleteRequest) -> None:
+    """Of a migration that began, every file is accounted for; nothing else has files."""
+    if request.operation not in MIGRATING:
+        if report.migrations is not None:
+            raise Invalid("this execution is no migration")
+        return
+    if report.migrations is None:
+        if report.outcome == "completed":
+            raise Invalid("what became of the migrations is missing")
+        return
+    if request.operation is Operation.MIGRATE_REPAIR:
+        asked = [read_repair(request.statements).version]
+    else:
+        asked = [one.version for one in read_pinned(request.statements)]
+    if [step.version for step in report.migrations] != asked:
+        raise Invalid("these are not the migrations of the request, in their order")
 
 
 def _finish(
@@ -130,6 +150,7 @@ def _finish(
         rows_affected=report.rows_affected,
         duration_ms=report.duration_ms,
         error=report.error.model_dump() if report.error is not None else None,
+        migrations=[step.model_dump(mode="json") for step in report.migrations] if report.migrations else None,
         outcome_digest=digest,
     )
     broker.withdraw(tx, execution.id)
@@ -149,6 +170,8 @@ def _finish(
         facts["row_count"] = report.row_count
     if report.error is not None:
         facts["error_code"] = report.error.code
+    if report.migrations:
+        facts["migrations"] = [f"{step.version} {step.outcome}" for step in report.migrations]
     if late:
         facts["late"] = True
     record(

@@ -1,4 +1,4 @@
-"""The agent's side of a question how statements would run: claim it, and answer."""
+"""The agent's side of a question how statements would run, or what is migrated: claim it, and answer."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from dbward.db.engine import Connection, Tx
 from dbward.db.rows import ExplainRow
 from dbward.domain import plans, rbac, tokens
 from dbward.domain.model import Operation, Permission, Principal, Status
-from dbward.domain.plans import ExplainStatus, Plan
+from dbward.domain.plans import ExplainKind, ExplainStatus, Plan
 from dbward.errors import Conflict, DbwardError, Invalid, Missing, Unavailable
 from dbward.runtime import Runtime
 from dbward.services.agents import dialect_at, reporting
@@ -24,6 +24,11 @@ MESSAGE_MAX: Final = 4096
 """Characters of a database's message that are kept."""
 _DENIED: Final = "42501"
 """PostgreSQL's SQLSTATE of missing rights; MySQL has none of its own for them, but says so in words."""
+_TOKENS: Final = {
+    ExplainKind.PLANS: (Operation.EXECUTE_SELECT, tokens.Purpose.EXPLAIN),
+    ExplainKind.MIGRATIONS: (Operation.MIGRATE_STATUS, tokens.Purpose.MIGRATIONS),
+}
+"""What the token of each kind of question is for."""
 _RIGHTS: Final = "explaining this needs the rights to run it, which the agent's database account lacks"
 
 
@@ -50,15 +55,16 @@ def claim(rt: Runtime, who: Principal, explain_id: str, asked: ClaimRequest) -> 
             return decided
         agent = reporting(tx.conn, asked.session, who)
         spoken = dialect_at(agent, row.target)
-        if spoken not in (None, row.dialect):
+        if row.kind is ExplainKind.PLANS and spoken not in (None, row.dialect):
             return _misread(rt, tx, row, str(spoken))
+        operation, purpose = _TOKENS[row.kind]
         statements = [each["sql"] for each in row.statements if each["refused"] is None]
         token = tokens.ExecutionToken(
             claim_id=ids.new_id(),
             request_id=row.id,
             execution_id=row.id,
             agent=agent.id,
-            operation=Operation.EXECUTE_SELECT,
+            operation=operation,
             database=row.database,
             environment=row.environment,
             statements_sha256=tokens.statements_sha256(statements),
@@ -71,8 +77,9 @@ def claim(rt: Runtime, who: Principal, explain_id: str, asked: ClaimRequest) -> 
         explains.move(tx, row, ExplainStatus.CLAIMED, claim_id=token.claim_id, agent_id=agent.id)
         return ExplainClaimed(
             explain_id=row.id,
+            kind=row.kind.value,
             claim_id=token.claim_id,
-            token=tokens.issue(rt.keys.execution, token, tokens.Purpose.EXPLAIN),
+            token=tokens.issue(rt.keys.execution, token, purpose),
             database=row.database,
             environment=row.environment,
             statements=statements,
@@ -114,7 +121,7 @@ def complete(rt: Runtime, who: Principal, explain_id: str, report: ExplainReport
     """Take an agent's answer. Repeating it is accepted and changes nothing; a late one still counts for a request.
 
     Raises `Missing` (also another agent's), `Conflict` (another claim has it) and `Invalid` (not one entry for
-    each statement, or a plan out of bounds).
+    each statement, a plan out of bounds, or the answer to another kind of question).
     """
 
     def work(tx: Tx) -> None:
@@ -126,14 +133,22 @@ def complete(rt: Runtime, who: Principal, explain_id: str, report: ExplainReport
             raise Conflict("another claim has this explain now", code="explain.over")
         if row.status is ExplainStatus.DONE:
             return
-        outcome = _outcome(tx.conn, row, report.statements)
+        outcome = _outcome(tx.conn, row, report)
         explains.move(tx, row, ExplainStatus.DONE, outcome=outcome, reason=None, finished_at=rt.now())
         broker.withdraw(tx, row.id)
 
     rt.store.write(work)
 
 
-def _outcome(conn: Connection, row: ExplainRow, answers: Sequence[Explained]) -> list[dict[str, Any]]:
+def _outcome(conn: Connection, row: ExplainRow, report: ExplainReport) -> list[dict[str, Any]]:
+    if (report.applied is not None) != (row.kind is ExplainKind.MIGRATIONS):
+        raise Invalid("this answers another kind of question")
+    if report.applied is not None:
+        return [report.applied.model_dump(mode="json")]
+    return _plans(conn, row, report.statements)
+
+
+def _plans(conn: Connection, row: ExplainRow, answers: Sequence[Explained]) -> list[dict[str, Any]]:
     asked = [each for each in row.statements if each["refused"] is None]
     if len(answers) != len(asked):
         raise Invalid(f"{len(asked)} statements were asked about, {len(answers)} are answered")

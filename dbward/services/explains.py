@@ -1,8 +1,9 @@
 """Asking agents how statements would run: for a preflight that waits, and for the approvers of a request.
 
-The question is a row and a message in the target's job queue, in one transaction. Whoever holds the message may claim
-it, and only the last claim may answer. Nothing is run for it, so a question whose agent died may go to another one; one
-that nobody answered in time ends by itself.
+What a database has migrated is asked the same way (`services.migrations`). The question is a row and a message in the
+target's job queue, in one transaction. Whoever holds the message may claim it, and only the last claim may answer.
+Nothing is run for it, so a question whose agent died may go to another one; one that nobody answered in time ends by
+itself.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from dbward.db.rows import AgentRow, ExplainRow, RequestRow
 from dbward.domain import plans, rbac
 from dbward.domain.explainable import aliases, why_no_plan
 from dbward.domain.model import Dialect, Operation, Permission, Principal, Status, Target
-from dbward.domain.plans import ExplainStatus
+from dbward.domain.plans import ExplainKind, ExplainStatus
 from dbward.domain.sql.statements import Statement
 from dbward.errors import Missing, RateLimited
 from dbward.runtime import Runtime
@@ -63,15 +64,20 @@ def ask(
     `timeout` is for each statement, `lifetime` for the whole answer. What cannot be explained is not asked, but
     answered with the reason. Raises `RateLimited` when this person has too many open questions.
     """
+    refuse_crowd(rt, tx, requested_by, lifetime)
+    row = _new(rt, target, statements, dialect, requested_by=requested_by, timeout=timeout, lifetime=lifetime)
+    return put(rt, tx, row)
+
+
+def refuse_crowd(rt: Runtime, tx: Tx, requested_by: str, lifetime: timedelta) -> None:
+    """Raises `RateLimited` when this person waits for as many answers as one may."""
     limit = rt.settings.features.preflight.max_concurrent_per_user
     if explains.count_open(tx.conn, requested_by, for_requests=False) >= limit:
         raise RateLimited(
-            f"{limit} plans are being collected for you already",
+            f"agents are working on {limit} answers for you already",
             code="preflight.rate_limited",
             retry_after=ceil(lifetime.total_seconds()),  # by then the one asked for last has its answer, or none
         )
-    row = _new(rt, target, statements, dialect, requested_by=requested_by, timeout=timeout, lifetime=lifetime)
-    return _put(rt, tx, row)
 
 
 def _new(
@@ -90,6 +96,7 @@ def _new(
     nothing = all(each["refused"] is not None for each in asked)
     return ExplainRow(
         id=ids.new_id(),
+        kind=ExplainKind.PLANS,
         request_id=None,
         requested_by=requested_by,
         database=target.database,
@@ -108,7 +115,7 @@ def _new(
     )
 
 
-def _put(rt: Runtime, tx: Tx, row: ExplainRow) -> str:
+def put(rt: Runtime, tx: Tx, row: ExplainRow) -> str:
     """Store a question and, unless it is answered already, queue it."""
     explains.insert_explain(tx, row)
     if row.status is ExplainStatus.QUEUED:
@@ -151,7 +158,7 @@ def ask_for_request(rt: Runtime, tx: Tx, row: RequestRow, statements: Sequence[S
     if explains.count_open(tx.conn, row.requester, for_requests=True) >= MAX_OPEN_FOR_REQUESTS:
         reason = f"{MAX_OPEN_FOR_REQUESTS} of the requester's requests were waiting for their plans"
         question = replace(question, status=ExplainStatus.EXPIRED, finished_at=rt.now(), reason=reason)
-    return _put(rt, tx, question)
+    return put(rt, tx, question)
 
 
 def withdraw_for_request(rt: Runtime, tx: Tx, request_id: str) -> None:
@@ -164,11 +171,15 @@ def withdraw_for_request(rt: Runtime, tx: Tx, request_id: str) -> None:
         _expire(rt, tx, row, "the request went on without it")
 
 
-def served_by(rows: Sequence[AgentRow], rt: Runtime, target: Target) -> bool:
-    """Whether some agent can be expected to answer for `target`: alive, not draining, and its database is up."""
+def served_by(rows: Sequence[AgentRow], rt: Runtime, target: Target, operation: Operation | None = None) -> bool:
+    """Whether some agent can be expected to answer for `target`: alive, not draining, and its database is up.
+
+    With an `operation`, one that runs it.
+    """
     now = rt.now()
     return any(
         status_of(row, now) in {"healthy", "saturated"}
+        and (operation is None or operation in row.operations)
         and any(Target(d["database"], d["environment"]) == target and d["status"] == "up" for d in row.databases)
         for row in rows
     )
@@ -229,16 +240,22 @@ def impact(rt: Runtime, explain_id: str) -> View | None:
 
 
 def give_up(rt: Runtime, explain_id: str) -> View:
-    """End a question that is not waited for any more; its `impact`, which may have come in this very moment."""
+    """End a preflight's question that is not waited for any more; its `impact`, which may have come in this moment."""
+    row = end(rt, explain_id)
+    return _impact(row) if row is not None else {"status": "timeout"}
+
+
+def end(rt: Runtime, explain_id: str) -> ExplainRow | None:
+    """End a question that is not waited for any more. It may have been answered just now; None when it is gone."""
 
     def work(tx: Tx) -> ExplainRow:
         row = explains.lock(tx, explain_id)
         return _expire(rt, tx, row, "it was not answered in time") if row.status in explains.OPEN else row
 
     try:
-        return _impact(rt.store.write(work))
+        return rt.store.write(work)
     except Missing:
-        return {"status": "timeout"}
+        return None
 
 
 def _impact(row: ExplainRow) -> View:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from dbward import ids
@@ -14,6 +15,7 @@ from dbward.db.requests import Criteria
 from dbward.db.rows import RequestRow
 from dbward.domain import approvals, policy, rbac
 from dbward.domain.judge import Judgement, finding_json, trace
+from dbward.domain.migration import MIGRATING
 from dbward.domain.model import (
     Dialect,
     Event,
@@ -34,6 +36,7 @@ from dbward.runtime import Runtime
 from dbward.services import access, context, explains, sight, submission, views
 from dbward.services.agents import queue_hint
 from dbward.services.dispatch import check_reason, dispatch, refuse_change
+from dbward.services.explains import served_by
 from dbward.services.journal import FINGERPRINT_MAX, record, record_refusal
 from dbward.services.submission import Submission
 from dbward.services.views import View, check_time
@@ -54,8 +57,10 @@ class _Draft:
     fingerprint: str
 
     @property
-    def sql(self) -> tuple[str, Dialect]:
-        return self.body.detail, self.said.dialect
+    def sql(self) -> tuple[str, Dialect] | None:
+        """For the record: None when there is none."""
+        text = self.said.sql if self.said.plan.operation in MIGRATING else self.body.detail
+        return (text, self.said.dialect) if text is not None else None
 
 
 def create(rt: Runtime, who: Principal, body: NewRequest) -> tuple[View, bool]:
@@ -156,27 +161,45 @@ def _draft(rt: Runtime, who: Principal, body: NewRequest) -> _Draft:
         raise rt.store.write(
             lambda tx: record_refusal(rt, tx, refusal, actor=who, request=None, action="create", target=target)
         )
-    size = len(body.detail.encode())
-    if size > rt.settings.max_detail_bytes:
-        raise TooLarge(
-            f"the statement has {size} bytes, over the limit of {rt.settings.max_detail_bytes}",
-            hint="split it, or raise [requests] max_detail_bytes",
-        )
+    _refuse_large(rt, operation, body.detail)
     reason = check_reason(body.reason)
     if body.allow_ddl and not body.emergency:
         raise Invalid("allow_ddl needs emergency")
     if body.emergency and reason is None:
         raise Invalid("reason is required in an emergency", hint="say why; the reason goes on the record")
-    if operation not in {Operation.EXECUTE_SELECT, Operation.EXECUTE_DML}:
-        raise Invalid(f"{operation} is not available in this version", code="operation.unsupported")
+    if operation is Operation.MIGRATE_STATUS:
+        raise Invalid(
+            f"{operation} is no request",
+            code="operation.unsupported",
+            hint="GET /api/migrations/{database}/{environment} tells what is applied, and needs no approval",
+        )
+    if operation is Operation.MIGRATE_REPAIR and not body.emergency:
+        raise Invalid(
+            "a repair needs emergency", hint="it changes the record of what was applied and nobody approves it"
+        )
     submission.require_registered(rt, target)
+    migrating = operation in MIGRATING
     return _Draft(
-        said=submission.read(rt, target, body.detail),
+        said=submission.read_migration(rt, target, operation, body.detail)
+        if migrating
+        else submission.read(rt, target, body.detail),
         body=body,
         reason=reason,
         share_with=tuple(parse_selector(text) for text in body.share_with),
-        fingerprint=_fingerprint(body),
+        fingerprint=_fingerprint(body, operation if migrating else None),
     )
+
+
+def _refuse_large(rt: Runtime, operation: Operation, detail: str) -> None:
+    size = len(detail.encode())
+    if operation in MIGRATING:
+        most, what, setting = rt.settings.max_migration_bytes, "what is to be migrated", "max_migration_bytes"
+    else:
+        most, what, setting = rt.settings.max_detail_bytes, "the statement", "max_detail_bytes"
+    if size > most:
+        raise TooLarge(
+            f"{what} has {size} bytes, over the limit of {most}", hint=f"split it, or raise [requests] {setting}"
+        )
 
 
 def _could_submit(who: Principal, target: Target, body: NewRequest) -> bool:
@@ -188,12 +211,15 @@ def _could_submit(who: Principal, target: Target, body: NewRequest) -> bool:
     return not needs_ddl or rbac.allowed(who, Permission.REQUEST_BREAK_GLASS_DDL, target)
 
 
-def _fingerprint(body: NewRequest) -> str:
-    """Of everything that makes two submissions the same; `reason` and `metadata` may differ."""
+def _fingerprint(body: NewRequest, migrating: Operation | None) -> str:
+    """Of everything that makes two submissions the same; `reason` and `metadata` may differ. Where the text does not
+    say what is asked for, `migrating` does."""
     same = body.model_dump(
         include={"database", "environment", "detail", "emergency", "allow_ddl", "no_result_store", "share_with"}
     )
     same["share_with"] = sorted(set(body.share_with))
+    if migrating is not None:
+        same["operation"] = migrating
     return sha256_hex(canonical_json(same))
 
 
@@ -223,7 +249,7 @@ def _insert(rt: Runtime, tx: Tx, who: Principal, draft: _Draft, made: Judgement)
         environment=draft.said.target.environment,
         operation=draft.said.plan.operation,
         detail=draft.body.detail,
-        statements=list(draft.said.plan.texts),
+        statements=list(draft.said.signed),
         dialect=draft.said.dialect,
         status=status,
         emergency=draft.body.emergency,
@@ -235,7 +261,7 @@ def _insert(rt: Runtime, tx: Tx, who: Principal, draft: _Draft, made: Judgement)
         idempotency_key=draft.body.idempotency_key,
         idempotency_fingerprint=draft.fingerprint,
         workflow=policy.workflow_to_json(flow) if flow is not None else None,
-        decision=trace(made),
+        decision=_decision(rt, tx, draft.said, made),
         current_step=0,
         execution_id=None,
         created_at=now,
@@ -249,7 +275,16 @@ def _insert(rt: Runtime, tx: Tx, who: Principal, draft: _Draft, made: Judgement)
     )
     requests.insert_request(tx, row)
     requests.set_selectors(tx, row.id, [str(selector) for selector in waiting])
-    record(rt, tx, _CREATED[status], actor=who, request=row, reason=row.reason, sql=draft.sql)
+    record(
+        rt,
+        tx,
+        _CREATED[status],
+        actor=who,
+        request=row,
+        reason=row.reason,
+        metadata=_pinned_facts(draft.said),
+        sql=draft.sql,
+    )
     if made.blocking:
         _record_bypass(rt, tx, who, row, draft)
     if status is Status.BREAK_GLASS:
@@ -258,7 +293,28 @@ def _insert(rt: Runtime, tx: Tx, who: Principal, draft: _Draft, made: Judgement)
         explains.ask_for_request(rt, tx, row, draft.said.plan.statements)
     else:
         row = dispatch(rt, tx, row, actor=who)
-    return _created_view(row, [str(selector) for selector in waiting], replayed=False)
+    return _created_view(row, [str(selector) for selector in waiting], replayed=False, warnings=_warnings(rt, tx, row))
+
+
+def _pinned_facts(said: Submission) -> View:
+    """What the record says of a migration beside its SQL."""
+    if said.repair is not None:
+        return {"action": said.repair.action, "version": said.repair.version}
+    return (
+        {"migrations": [f"{file.sent.title} sha256:{file.sent.checksum}" for file in said.files]} if said.files else {}
+    )
+
+
+def _decision(rt: Runtime, tx: Tx, said: Submission, made: Judgement) -> View:
+    files = {"migrations": submission.judged_files(rt, tx.conn, said, made)} if said.files else {}
+    return {**trace(made), **files}
+
+
+def _warnings(rt: Runtime, tx: Tx, row: RequestRow) -> list[str]:
+    """What keeps the request from running as things are: whoever submits should not have to find out by waiting."""
+    if row.operation not in MIGRATING or served_by(agents.all_agents(tx.conn), rt, row.target, row.operation):
+        return []
+    return [f"no agent that runs {row.operation} serves {row.target} at the moment"]
 
 
 _CREATED = {
@@ -291,7 +347,7 @@ def _record_bypass(rt: Runtime, tx: Tx, who: Principal, row: RequestRow, draft: 
         reason=row.reason,
         metadata={
             "request_id": row.id,
-            "sql_redacted": redact(*draft.sql)[:FINGERPRINT_MAX],
+            "sql_redacted": redact(*draft.sql)[:FINGERPRINT_MAX] if draft.sql is not None else None,
             "statement_count": len(row.statements),
             "reason": row.reason,
             "classifier_bypassed": False,
@@ -300,7 +356,7 @@ def _record_bypass(rt: Runtime, tx: Tx, who: Principal, row: RequestRow, draft: 
     )
 
 
-def _created_view(row: RequestRow, waiting: list[str], *, replayed: bool) -> View:
+def _created_view(row: RequestRow, waiting: list[str], *, replayed: bool, warnings: Sequence[str] = ()) -> View:
     return {
         "id": row.id,
         "status": row.status,
@@ -309,6 +365,7 @@ def _created_view(row: RequestRow, waiting: list[str], *, replayed: bool) -> Vie
         "idempotent": replayed,
         "expires_at": row.expires_at if row.status is Status.PENDING else None,
         "execution_id": row.execution_id,
+        "warnings": list(warnings),
     }
 
 

@@ -1,16 +1,19 @@
-"""What a text means for a target, as submitting and preflight both see it."""
+"""What a text, or the files of a migration, mean for a target, as submitting and preflight both see it."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 from dbward import squawk
 from dbward.db import agents, schemas
 from dbward.db.engine import Connection
+from dbward.domain import risk
 from dbward.domain.judge import Judgement, judge
-from dbward.domain.model import Dialect, Target
+from dbward.domain.migration import Pinned, Repair, Sent, read_files, read_repair, signed_texts
+from dbward.domain.model import Dialect, Operation, Target
 from dbward.domain.risk import names_of
-from dbward.domain.sql.classify import classify
+from dbward.domain.sql.classify import classify, classify_script
 from dbward.domain.sql.facts import facts
 from dbward.domain.sql.statements import Classification, Facts, Finding
 from dbward.errors import Invalid
@@ -18,26 +21,90 @@ from dbward.runtime import Runtime
 
 
 @dataclass(frozen=True, slots=True)
+class File:
+    """One file of a migration that was read: its statements begin at `first` among those of all files."""
+
+    sent: Sent
+    plan: Classification
+    first: int
+
+    @property
+    def end(self) -> int:
+        return self.first + len(self.plan.statements)
+
+    @property
+    def pinned(self) -> Pinned:
+        return Pinned(
+            version=self.sent.version,
+            name=self.sent.name,
+            checksum=self.sent.checksum,
+            transactional=self.sent.transactional,
+            statements=list(self.plan.texts),
+        )
+
+
+@dataclass(frozen=True, slots=True)
 class Submission:
-    """A text that was read. `advice` comes from a program of its own, which is why no transaction is open meanwhile."""
+    """A text that was read. `advice` comes from a program of its own, which is why no transaction is open meanwhile.
+
+    Of migrations, `plan` holds the statements of all `files`; of a `repair`, none.
+    """
 
     target: Target
     dialect: Dialect
     plan: Classification
     facts: tuple[Facts, ...]
     advice: tuple[Finding, ...]
+    files: tuple[File, ...] = ()
+    repair: Repair | None = None
+
+    @property
+    def signed(self) -> tuple[str, ...]:
+        """The texts that an agent gets, and that its token binds."""
+        if self.repair is not None:
+            return signed_texts(self.repair)
+        return signed_texts([file.pinned for file in self.files]) if self.files else self.plan.texts
+
+    @property
+    def sql(self) -> str | None:
+        """The SQL alone, for the record: of several files one after the other; None for a repair."""
+        if self.repair is not None:
+            return None
+        return ";\n".join(self.plan.texts)
 
 
 def read(rt: Runtime, target: Target, sql: str) -> Submission:
     """Classify `sql` in the dialect of `target`. Raises `Invalid` when it cannot be read, or is refused as a whole."""
     dialect = dialect_of(rt, target)
-    plan = classify(sql, dialect, vouched=rt.settings.policy.vouched.get(target, ()))
+    return _read(target, dialect, classify(sql, dialect, vouched=rt.settings.policy.vouched.get(target, ())))
+
+
+def read_migration(rt: Runtime, target: Target, operation: Operation, detail: str) -> Submission:
+    """Classify each file of `detail` in the dialect of `target`. Raises `Invalid`, which names the file."""
+    dialect = dialect_of(rt, target)
+    if operation is Operation.MIGRATE_REPAIR:
+        repair = read_repair([detail])
+        return Submission(target, dialect, Classification(operation, ()), facts=(), advice=(), repair=repair)
+    vouched = rt.settings.policy.vouched.get(target, ())
+    files: list[File] = []
+    for sent in read_files(detail):
+        try:
+            plan = classify_script(sent.sql, dialect, vouched=vouched)
+        except Invalid as e:
+            raise Invalid(f"{sent.title}.sql: {e.message}", code=e.code, hint=e.hint, detail=e.detail) from e
+        files.append(File(sent, plan, files[-1].end if files else 0))
+    statements = tuple(statement for file in files for statement in file.plan.statements)
+    return _read(target, dialect, Classification(operation, statements), files=tuple(files))
+
+
+def _read(target: Target, dialect: Dialect, plan: Classification, *, files: tuple[File, ...] = ()) -> Submission:
     return Submission(
         target=target,
         dialect=dialect,
         plan=plan,
         facts=tuple(facts(statement, dialect) for statement in plan.statements),
         advice=squawk.advice(plan) if dialect is Dialect.POSTGRESQL and plan.contains_ddl else (),
+        files=files,
     )
 
 
@@ -60,6 +127,41 @@ def judged(rt: Runtime, conn: Connection, said: Submission, *, emergency: bool) 
         now=rt.now(),
         advice=said.advice,
     )
+
+
+def judged_files(rt: Runtime, conn: Connection, said: Submission, made: Judgement) -> list[dict[str, Any]]:
+    """What the verdict says of each file by itself, as it is stored with the request: findings name their line."""
+    schema = schemas.neighbourhood(conn, said.target, names_of(said.facts))
+    auto = made.workflow.auto_approve if made.workflow is not None else None
+    found = []
+    for file in said.files:
+        findings = [one for one in made.findings if file.first <= one.statement_index < file.end]
+        alone = risk.assess(
+            file.plan, said.facts[file.first : file.end], said.dialect, findings, schema, auto, rt.now()
+        )
+        found.append(
+            {
+                "statements": len(file.plan.statements),
+                "risk": alone.level,
+                "findings": [
+                    {
+                        "rule": one.rule,
+                        "action": one.action,
+                        "message": one.message,
+                        "hint": one.hint,
+                        "line": _line(file, one),
+                    }
+                    for one in findings
+                ],
+            }
+        )
+    return found
+
+
+def _line(file: File, finding: Finding) -> int:
+    statement = file.plan.statements[finding.statement_index - file.first]
+    at = statement.start + max(finding.position - 1, 0)
+    return file.sent.line + file.sent.sql.count("\n", 0, at)
 
 
 def require_registered(rt: Runtime, target: Target) -> None:

@@ -8,7 +8,8 @@ from typing import Any
 
 from dbward.db.rows import ExecutionRow, RequestRow
 from dbward.domain.approvals import Approval, progress_json
-from dbward.domain.model import Status
+from dbward.domain.migration import MIGRATING, read_files, read_repair
+from dbward.domain.model import Operation, Status
 from dbward.domain.policy import workflow_from_json
 from dbward.errors import Invalid
 
@@ -35,7 +36,7 @@ def listed(row: RequestRow, selectors: Sequence[str]) -> View:
         "database": row.database,
         "environment": row.environment,
         "operation": row.operation,
-        "detail": row.detail,
+        "detail": _migration_line(row) if row.operation in MIGRATING else row.detail,
         "status": row.status,
         "emergency": row.emergency,
         "reason": row.reason,
@@ -69,6 +70,7 @@ def shown(
         "operation": row.operation,
         "status": row.status,
         "detail": row.detail,
+        "migrations": _migrations(row, execution),
         "queue_hint": queue_hint,
         "emergency": row.emergency,
         "allow_ddl": row.allow_ddl,
@@ -92,6 +94,41 @@ def shown(
         "claimed_by": execution.agent_id if execution is not None else None,
         "error_message": error_text(execution),
     }
+
+
+def _migration_line(row: RequestRow) -> str:
+    """What a migration is about in one line, where its whole text would be too much."""
+    if row.operation is Operation.MIGRATE_REPAIR:
+        repair = read_repair([row.detail])
+        return f"{repair.action} {repair.version}"
+    files = read_files(row.detail)
+    return f"{files[0].title}" + (f" and {len(files) - 1} more" if len(files) > 1 else "")
+
+
+def _migrations(row: RequestRow, execution: ExecutionRow | None) -> list[View] | None:
+    """Each file of a migration, in the order in which they run, with what is thought and what became of it."""
+    if row.operation not in {Operation.MIGRATE_UP, Operation.MIGRATE_DOWN}:
+        return None
+    judged = (row.decision or {}).get("migrations", [])
+    done = execution.migrations if execution is not None else None
+    views = []
+    for n, sent in enumerate(read_files(row.detail)):
+        step = done[n] if done is not None else {"outcome": None, "duration_ms": None}
+        views.append(
+            {
+                "version": sent.version,
+                "name": sent.name,
+                "checksum": sent.checksum,
+                "transactional": sent.transactional,
+                "reversible": sent.reversible,
+                "sql": sent.sql,
+                "line": sent.line,
+                **judged[n],
+                "outcome": step["outcome"],
+                "duration_ms": step["duration_ms"],
+            }
+        )
+    return views
 
 
 def _reject_reason(row: RequestRow, approvals: Sequence[Approval]) -> str | None:
@@ -128,5 +165,6 @@ def execution_item(row: ExecutionRow, *, stored: bool) -> View:
         "duration_ms": row.duration_ms,
         "error_message": error_text(row),
         "error": row.error,
+        "migrations": row.migrations,
         "has_stored_result": stored,
     }

@@ -59,7 +59,7 @@ SECTIONS = (
     Section("[metrics]", ("emf_namespace",)),
     Section("[broker]", ("broker",), live=False),
     Section("[limits]", ("limits",)),
-    Section("[requests]", ("max_detail_bytes", "dispatch_timeout")),
+    Section("[requests]", ("max_detail_bytes", "max_migration_bytes", "dispatch_timeout")),
     Section("[preflight]", ("features.preflight",)),
     Section("[slack]", ("features.slack",)),
     Section("[mcp]", ("features.mcp",)),

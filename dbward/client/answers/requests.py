@@ -8,13 +8,17 @@ from pydantic import Field
 
 from dbward.client.answers.base import Answer, Count, Time
 from dbward.client.answers.schemas import KnownTable
-from dbward.domain.model import Operation, Status
+from dbward.domain.migration import StepOutcome
+from dbward.domain.model import Operation, RiskLevel, Status
 
 Mode = Literal["all", "any"]
 
 
 class Created(Answer):
-    """`approvers` are the selectors of the current step while the request is pending. `idempotent`: it existed."""
+    """`approvers` are the selectors of the current step while the request is pending. `idempotent`: it existed.
+
+    `warnings`: what keeps it from running as things are.
+    """
 
     id: str
     status: Status
@@ -23,10 +27,11 @@ class Created(Answer):
     idempotent: bool
     expires_at: Time | None
     execution_id: str | None
+    warnings: list[str]
 
 
 class Item(Answer):
-    """The last three keys are there while the request is pending."""
+    """The last three keys are there while the request is pending. A migration's `detail` is a line about it here."""
 
     id: str
     requester: str
@@ -133,8 +138,41 @@ class Context(Answer):
     risk: RiskFound
 
 
+class FindingOfFile(Answer):
+    """What the review says of a file of a migration; `line` counts in the file, from 1."""
+
+    rule: str
+    action: Literal["block", "warn"]
+    message: str
+    hint: str
+    line: Count
+
+
+class Migration(Answer):
+    """One file of a request to migrate: the SQL of its direction, which begins in `line` of the file.
+
+    `reversible`: it can be undone. `outcome` and `duration_ms` are of the last execution, null before its end.
+    """
+
+    version: str
+    name: str
+    checksum: str
+    transactional: bool
+    reversible: bool
+    sql: str
+    line: Count
+    statements: Count
+    risk: RiskLevel
+    findings: list[FindingOfFile]
+    outcome: StepOutcome | None
+    duration_ms: Count | None
+
+
 class Shown(Answer):
-    """Everything about one request. `decision_trace` says, step by step, why it was decided as it was."""
+    """Everything about one request. `decision_trace` says, step by step, why it was decided as it was.
+
+    `migrations` are the files of an up or a down, in the order in which they run.
+    """
 
     id: str
     requester: str
@@ -143,6 +181,7 @@ class Shown(Answer):
     operation: Operation
     status: Status
     detail: str
+    migrations: list[Migration] | None
     queue_hint: Literal["no_agents", "agents_draining", "agents_saturated"] | None
     emergency: bool
     allow_ddl: bool

@@ -7,6 +7,7 @@ from typing import Any, Literal
 from pydantic import Field
 
 from dbward.client.answers.base import Answer, Count, Time
+from dbward.client.answers.migrations import MigrationStep
 from dbward.client.wire import ResultColumn, WireError
 from dbward.domain.model import ExecutionStatus, Operation
 
@@ -38,6 +39,8 @@ class Envelope(Answer):
 
 
 class Execution(Answer):
+    """`migrations` null unless it is an execution of some that an agent has told the end of."""
+
     id: str
     status: ExecutionStatus
     agent_id: str | None
@@ -48,6 +51,7 @@ class Execution(Answer):
     duration_ms: int | None
     error_message: str | None
     error: WireError | None
+    migrations: list[MigrationStep] | None
     has_stored_result: bool
 
 

@@ -28,14 +28,24 @@ def classify(text: str, dialect: Dialect, *, vouched: Collection[str] = ()) -> C
 
     Raises `Invalid` with code `sql.empty`, `sql.unparsable` or `sql.rejected`.
     """
-    _refuse_raw(text)
-    statements = _CLASSIFIERS[dialect](text, vouched=vouched)
-    if not statements:
-        raise Invalid("there is no SQL statement", code="sql.empty")
+    statements = _statements(text, dialect, vouched)
     reads = all(statement.kind is Kind.SELECT for statement in statements)
     if reads:
         _refuse_several_results(statements)
     return Classification(Operation.EXECUTE_SELECT if reads else Operation.EXECUTE_DML, statements)
+
+
+def classify_script(text: str, dialect: Dialect, *, vouched: Collection[str] = ()) -> Classification:
+    """Judge a file of a migration: as `classify`, but nothing of it is shown, so it may hold several reads."""
+    return Classification(Operation.EXECUTE_DML, _statements(text, dialect, vouched))
+
+
+def _statements(text: str, dialect: Dialect, vouched: Collection[str]) -> tuple[Statement, ...]:
+    _refuse_raw(text)
+    statements = _CLASSIFIERS[dialect](text, vouched=vouched)
+    if not statements:
+        raise Invalid("there is no SQL statement", code="sql.empty")
+    return statements
 
 
 def _refuse_raw(text: str) -> None:
