@@ -187,8 +187,8 @@ executions = Table(
     Column("rows_affected", BigInteger),
     Column("duration_ms", BigInteger),
     Column("error", JSON),
-    Column("migrations", JSON),  # [{version, name, outcome, duration_ms}]; null unless it is one
     Column("outcome_digest", String(64)),  # of the completion call, so that its retry is told apart from another one
+    Column("migrations", JSON),  # [{version, name, outcome, duration_ms}]; null unless it is one
     Index("ix_executions_status_lease_until", "status", "lease_until"),
     Index(
         "uq_executions_one_active",
@@ -309,7 +309,6 @@ explains = Table(  # what agents are asked: plans for a preflight or for approve
     "explains",
     metadata,
     Column("id", _Id, primary_key=True),
-    Column("kind", String(16), nullable=False, server_default="plans"),
     Column("request_id", ForeignKey("requests.id", ondelete="CASCADE"), index=True),  # null: somebody waits for it
     Column("requested_by", _Name, nullable=False),
     Column("database", String(63), nullable=False),
@@ -325,6 +324,7 @@ explains = Table(  # what agents are asked: plans for a preflight or for approve
     Column("finished_at", Utc),
     Column("outcome", JSON),  # [{sql, plan}, or {sql, error, hint}]; of migrations {versions} or {error}
     Column("reason", Text),  # why there is no outcome
+    Column("kind", String(16), nullable=False, server_default="plans"),
     Index("ix_explains_status_expires_at", "status", "expires_at"),
     Index("ix_explains_requested_by_status", "requested_by", "status"),
 )

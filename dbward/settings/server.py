@@ -142,7 +142,7 @@ class ServerSettings:
     emf_namespace: str | None = None
     limits: Limits = field(default_factory=Limits)
     max_detail_bytes: int = 100_000
-    max_migration_bytes: int = 1_000_000
+    max_migration_bytes: int = 300_000
     dispatch_timeout: timedelta = timedelta(seconds=300)
     features: Features = field(default_factory=Features)
     config_digest: str = ""
@@ -185,7 +185,7 @@ def load_server(source: Source | str, env: Mapping[str, str] | None = None) -> S
         emf_namespace=_read_namespace(root.table("metrics")),
         limits=server_limits.read_limits(root.table("limits"), max_polls=http.max_polls),
         max_detail_bytes=requests.integer("max_detail_bytes", 100_000, least=1, most=MAX_BYTES),
-        max_migration_bytes=requests.integer("max_migration_bytes", 1_000_000, least=1, most=16 * MAX_BYTES),
+        max_migration_bytes=requests.integer("max_migration_bytes", 300_000, least=1, most=16 * MAX_BYTES),
         dispatch_timeout=requests.secs("dispatch_timeout_secs", timedelta(seconds=300), least=1),
         features=server_features.read_features(root, policy.targets, warnings),
         config_digest=sha256_hex(raw),

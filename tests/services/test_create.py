@@ -32,7 +32,8 @@ def test_everything_that_can_be_wrong_has_its_code(world: World) -> None:
     assert kind(world, allow_ddl=True) == failed
     assert kind(world, "olga", emergency=True) == failed
     assert kind(world, "olga", emergency=True, reason="  ") == failed
-    assert kind(world, operation="migrate_up") == (Invalid, "operation.unsupported")
+    assert kind(world, operation="migrate_status") == (Invalid, "operation.unsupported")
+    assert kind(world, operation="migrate_up") == (Invalid, "migration.malformed")
     assert kind(world, detail="") == (Invalid, "sql.empty")
     assert kind(world, detail="-- nothing") == (Invalid, "sql.empty")
     assert kind(world, detail="SELECT 'open") == (Invalid, "sql.unparsable")
@@ -109,6 +110,7 @@ def test_auto_approved_is_dispatched_at_once(world: World) -> None:
         "operation": "execute_select",
         "approvers": [],
         "idempotent": False,
+        "warnings": [],
         "expires_at": None,
         "execution_id": made["execution_id"],
     }
