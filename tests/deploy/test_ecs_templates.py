@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import json
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -10,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from moto.events.models import EventPattern
 
 from dbward.settings.agent import load_agent
 from dbward.settings.load import FromVariable
@@ -355,6 +357,67 @@ def test_alerts_reach_a_topic_that_aws_may_publish_to(alb: bool) -> None:
     assert "events.amazonaws.com" in publishers
     assert "cloudwatch.amazonaws.com" in publishers
     assert topic.properties["KmsMasterKeyId"] != "alias/aws/sns"  # which lets neither of them publish
+
+
+ECS_ARN = "arn:aws:ecs:eu-central-1:123456789012:"
+IN_CLUSTER = {"clusterArn": f"{ECS_ARN}cluster/dbward"}
+
+
+@pytest.mark.parametrize(
+    ("kind", "resource", "detail", "told_by"),
+    [
+        (
+            "ECS Deployment State Change",
+            "service/dbward/agent",
+            {"eventType": "ERROR", "eventName": "SERVICE_DEPLOYMENT_FAILED"},
+            "DeploymentFailed",
+        ),
+        (
+            "ECS Deployment State Change",
+            "service/other/agent",
+            {"eventType": "ERROR", "eventName": "SERVICE_DEPLOYMENT_FAILED"},
+            None,
+        ),
+        (
+            "ECS Deployment State Change",
+            "service/dbward/agent",
+            {"eventType": "INFO", "eventName": "SERVICE_DEPLOYMENT_COMPLETED"},
+            None,
+        ),
+        (
+            "ECS Task State Change",
+            "task/dbward/0f",
+            {**IN_CLUSTER, "lastStatus": "STOPPED", "stopCode": "EssentialContainerExited"},
+            "TaskCrashed",
+        ),
+        (
+            "ECS Task State Change",
+            "task/dbward/0f",
+            {**IN_CLUSTER, "lastStatus": "STOPPED", "stopCode": "TaskFailedToStart"},
+            "TaskCrashed",
+        ),
+        (
+            "ECS Task State Change",
+            "task/dbward/0f",
+            {**IN_CLUSTER, "lastStatus": "STOPPED", "stopCode": "ServiceSchedulerInitiated"},
+            None,
+        ),
+        ("ECS Service Action", "service/dbward/server", {**IN_CLUSTER, "eventType": "WARN"}, "ServiceTroubled"),
+        ("ECS Service Action", "service/dbward/server", {**IN_CLUSTER, "eventType": "INFO"}, None),
+    ],
+)
+def test_the_rules_tell_of_what_went_wrong_in_this_cluster(
+    kind: str, resource: str, detail: dict[str, str], told_by: str | None
+) -> None:
+    """By the matching of moto's EventBridge, on events as ECS sends them."""
+    stack = resolve(MONITORING, {"ClusterName": "dbward"}, "dbward-monitoring")
+    event = {"source": "aws.ecs", "detail-type": kind, "resources": [f"{ECS_ARN}{resource}"], "detail": detail}
+    patterns = {
+        rule.name: EventPattern.load(json.dumps(rule.properties["EventPattern"]))
+        for rule in stack.of_type("AWS::Events::Rule")
+    }
+    found = [name for name, pattern in patterns.items() if pattern.matches_event(event)]
+    assert found == ([] if told_by is None else [told_by])
 
 
 # --- what the containers are told -------------------------------------------------------------------------------------

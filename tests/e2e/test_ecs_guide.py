@@ -7,7 +7,10 @@ from __future__ import annotations
 
 import json
 import re
+import threading
 from collections.abc import Iterator
+from contextlib import contextmanager
+from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
@@ -15,10 +18,12 @@ import psycopg2
 import pytest
 
 from tests.e2e.people import TERMINAL
+from tests.support import services
 from tests.support.aws.ecs import ACCOUNT, REGION, ROOT, Refused
 from tests.support.aws.front import Aws, aws
 from tests.support.aws.shell import Shell, fences
 from tests.support.processes import Farm, call, status_of
+from tests.support.s3 import moto_url, own_moto
 
 pytestmark = pytest.mark.e2e
 
@@ -47,13 +52,35 @@ NEW_AGENT = {
     "scopes": [{"database": "app", "environment": "production"}],
 }
 GUARDED = "postgres://user:pass@mydb.rds.amazonaws.com:5432/app"
+STATE = "postgresql://dbward:pass@state.rds.amazonaws.com:5432/dbward"
 TOKEN = re.compile(r"dbw_\w+")
 
 
 @pytest.fixture
 def cloud(farm: Farm) -> Iterator[Aws]:
-    with aws(farm) as cloud:
+    with aws(farm, moto_url()) as cloud:
         yield cloud
+
+
+@pytest.fixture
+def state_url() -> Iterator[str]:
+    with services.fresh_postgres() as url:
+        yield url
+
+
+@pytest.fixture
+def network(farm: Farm) -> Iterator[tuple[Aws, dict[str, str]]]:
+    """Another AWS, with a VPC, three subnets and a certificate: what there has to be before a load balancer is made."""
+    with own_moto() as data_url, aws(farm, data_url) as cloud:
+        ec2, acm = cloud.ecs.client("ec2"), cloud.ecs.client("acm")
+        vpc = ec2.create_vpc(CidrBlock="10.0.0.0/16")["Vpc"]["VpcId"]
+        there = {"vpc-xxx": vpc}
+        for number, name in enumerate("abc"):
+            zone = {"CidrBlock": f"10.0.{number}.0/24", "AvailabilityZone": f"{REGION}{name}"}
+            there[f"subnet-{name * 3}"] = ec2.create_subnet(VpcId=vpc, **zone)["Subnet"]["SubnetId"]
+        certificate = acm.request_certificate(DomainName="dbward.example.com")["CertificateArn"]
+        there["certificate/ID"] = f"certificate/{certificate.rpartition('/')[2]}"
+        yield cloud, there
 
 
 @pytest.mark.parametrize(
@@ -89,9 +116,9 @@ def test_this_aws_refuses_what_the_real_one_does(cloud: Aws, changed: dict[str, 
 class Guide:
     """Somebody who follows the page, and the people who then use what it has deployed."""
 
-    def __init__(self, cloud: Aws, home: Path, database_url: str) -> None:
+    def __init__(self, cloud: Aws, home: Path, placeholders: dict[str, str]) -> None:
         self.cloud = cloud
-        self.shell = Shell(cloud, home, {**PLACEHOLDERS, GUARDED: database_url})
+        self.shell = Shell(cloud, home, {**PLACEHOLDERS, **placeholders})
         self.admin = self.alice = self.bob = ""
 
     def follow(self, heading: str) -> list[str]:
@@ -105,6 +132,14 @@ class Guide:
             # The six characters that AWS puts behind each name.
             self.shell.placeholders[f"{made['Name']}-XXXXXX"] = made["ARN"].rpartition(":")[2]
         return said
+
+    def take_tokens(self) -> None:
+        find_task, read_admin, read_agent, store = fences(PAGE, "3. Bootstrap tokens (one-time, after first deploy)")
+        self.follow_one(find_task)
+        (self.admin,) = TOKEN.findall(self.follow_one(read_admin))
+        (agent_token,) = TOKEN.findall(self.follow_one(read_agent))
+        self.shell.placeholders["dbw_..."] = agent_token
+        self.follow_one(store)
 
     def status(self, stack: str) -> str:
         return self.cloud.cloudformation.stacks[stack].status
@@ -156,19 +191,14 @@ def test_it_works_as_written(cloud: Aws, farm: Farm, postgres_url: str) -> None:
         cursor.execute("CREATE TABLE visitors (name text)")
         cursor.execute("INSERT INTO visitors VALUES ('Ada'), ('Grace')")
     connection.close()
-    guide = Guide(cloud, farm.dir / "reader", re.sub(r"^\w+:", "postgres:", postgres_url))
+    guide = Guide(cloud, farm.dir / "reader", {GUARDED: re.sub(r"^\w+:", "postgres:", postgres_url)})
     ecs, happened = cloud.ecs, cloud.ecs.happened
 
     # Deploy: the server alone, and its tokens.
     guide.follow("1. Create database secret")
     guide.follow("2. Deploy stack (server only, without agent)")
     assert guide.status("dbward") == "CREATE_COMPLETE"
-    find_task, read_admin, read_agent, store = fences(PAGE, "3. Bootstrap tokens (one-time, after first deploy)")
-    guide.follow_one(find_task)
-    (guide.admin,) = TOKEN.findall(guide.follow_one(read_admin))
-    (agent_token,) = TOKEN.findall(guide.follow_one(read_agent))
-    guide.shell.placeholders["dbw_..."] = agent_token
-    guide.follow_one(store)
+    guide.take_tokens()
     guide.alice, guide.bob = guide.hire("alice", "requester"), guide.hire("bob", "approver")
     assert guide.ask(guide.admin, "GET", "/api/agents")["agents"] == []
 
@@ -229,3 +259,137 @@ def test_it_works_as_written(cloud: Aws, farm: Farm, postgres_url: str) -> None:
     assert (state[1] / "admin-token").exists()
     assert cloud.cloudformation.bucket_policies[bucket]["Statement"][0]["Sid"] == "DenyInsecureTransport"
     assert kept == [each["Key"] for each in ecs.client("s3").list_objects_v2(Bucket=bucket)["Contents"]]
+
+
+@contextmanager
+def calling(url: str, token: str) -> Iterator[list[int]]:
+    """Somebody who calls all the time: the statuses of the answers."""
+    statuses: list[int] = []
+    done = threading.Event()
+
+    def run() -> None:
+        while not done.wait(0.05):
+            statuses.append(call("GET", url, token)[0])
+
+    thread = threading.Thread(target=run)
+    thread.start()
+    try:
+        yield statuses
+    finally:
+        done.set()
+        thread.join()
+
+
+def alarms(cloud: Aws) -> dict[str, dict[str, Any]]:
+    """By what they measure."""
+    found = cloud.ecs.client("cloudwatch").describe_alarms()["MetricAlarms"]
+    return {alarm["MetricName"]: alarm for alarm in found}
+
+
+def assert_balanced(cloud: Aws) -> None:
+    """HTTPS with the certificate leads to the servers that run, HTTP to HTTPS; long calls pass."""
+    elb = cloud.ecs.client("elbv2")
+    (balancer,) = elb.describe_load_balancers()["LoadBalancers"]
+    own = {"LoadBalancerArn": balancer["LoadBalancerArn"]}
+    assert balancer["Scheme"] == "internet-facing"
+    attributes = {each["Key"]: each["Value"] for each in elb.describe_load_balancer_attributes(**own)["Attributes"]}
+    assert attributes["idle_timeout.timeout_seconds"] == "330"
+    assert attributes["routing.http.drop_invalid_header_fields.enabled"] == "true"
+    listeners = {each["Port"]: each for each in elb.describe_listeners(**own)["Listeners"]}
+    assert listeners.keys() == {80, 443}
+    assert listeners[80]["DefaultActions"][0]["RedirectConfig"]["Protocol"] == "HTTPS"
+    assert listeners[443]["Certificates"][0]["CertificateArn"].startswith("arn:aws:acm:")
+    (group,) = elb.describe_target_groups(**own)["TargetGroups"]
+    health = elb.describe_target_health(TargetGroupArn=group["TargetGroupArn"])["TargetHealthDescriptions"]
+    running = [{"Id": task.address, "Port": 3000} for task in cloud.ecs.service("dbward", "server").tasks]
+    by_address = itemgetter("Id")
+    assert sorted((each["Target"] for each in health), key=by_address) == sorted(running, key=by_address)
+    outputs = cloud.cloudformation.stacks["dbward"].outputs
+    assert outputs["LoadBalancerUrl"] == f"https://{balancer['DNSName']}"
+
+
+def assert_watched(cloud: Aws) -> None:
+    """Every alarm tells somebody of something that is there to be measured."""
+    ecs, watching = cloud.ecs, alarms(cloud)
+    (topic,) = ecs.client("sns").list_topics()["Topics"]
+    (subscription,) = ecs.client("sns").list_subscriptions_by_topic(**topic)["Subscriptions"]
+    assert (subscription["Protocol"], subscription["Endpoint"]) == ("email", "oncall@example.com")
+    assert all(alarm["AlarmActions"] == [topic["TopicArn"]] for alarm in watching.values())
+    rules = ecs.client("events").list_rules()["Rules"]
+    assert len(rules) == 3
+    for rule in rules:
+        (target,) = ecs.client("events").list_targets_by_rule(Rule=rule["Name"])["Targets"]
+        assert target["Arn"] == topic["TopicArn"]
+    # The server's own metrics, in the namespace that it was told; tests/services/test_monitoring.py has their names.
+    server = ecs.service("dbward", "server")
+    ours = {alarm["Namespace"] for alarm in watching.values() if not alarm["Dimensions"]}
+    assert ours == {task.env["DBWARD_METRICS_EMF_NAMESPACE"] for task in server.tasks}
+    # What AWS measures, by the names of what is deployed.
+    dimensions = {name: {each["Name"]: each["Value"] for each in watching[name]["Dimensions"]} for name in watching}
+    assert dimensions["RunningTaskCount"] == {"ClusterName": server.cluster, "ServiceName": server.name}
+    outputs = cloud.cloudformation.stacks["dbward"].outputs
+    assert dimensions["UnHealthyHostCount"] == {
+        "LoadBalancer": outputs["LoadBalancerFullName"],
+        "TargetGroup": outputs["TargetGroupFullName"],
+    }
+
+
+def test_several_servers_a_load_balancer_and_alerts(
+    farm: Farm, network: tuple[Aws, dict[str, str]], postgres_url: str, state_url: str
+) -> None:
+    cloud, placeholders = network
+    urls = {GUARDED: re.sub(r"^\w+:", "postgres:", postgres_url), STATE: state_url}
+    guide = Guide(cloud, farm.dir / "reader", placeholders | urls)
+    ecs, stacks = cloud.ecs, cloud.cloudformation.stacks
+
+    # Two servers on one state in PostgreSQL, and results in the bucket: either has the tokens, and takes any call.
+    for command in fences(PAGE, "S3 Result Storage (Recommended for Production)")[:2]:
+        guide.follow_one(command)
+    guide.follow("Several servers")
+    assert guide.status("dbward") == "CREATE_COMPLETE"
+    assert not [each for each in stacks["dbward"].resources.values() if each.type.startswith("AWS::EFS")]
+    assert ecs.happened == ["server started: ghcr.io/dbward-dev/dbward-server:latest"] * 2
+    guide.take_tokens()
+    servers = ecs.service("dbward", "server")
+    assert [task.run(["cat", "/data/admin-token"]).stdout.strip() for task in servers.tasks] == [guide.admin] * 2
+    for task in servers.tasks:
+        assert call("GET", f"http://127.0.0.1:{task.port}/api/me", guide.admin)[0] == 200
+    guide.follow("1. Create database secret")
+    guide.follow("4. Enable agent (separate stack)")
+    guide.alice, guide.bob = guide.hire("alice", "requester"), guide.hire("bob", "approver")
+    first = guide.query("SELECT 42 AS answer")
+    assert guide.rows(first) == [{"answer": 42}]
+    assert not ecs.results.denied
+
+    # The load balancer: new servers take calls before the old ones stop, and no client notices.
+    del ecs.happened[:]
+    with calling(f"http://127.0.0.1:{servers.port}/api/me", guide.admin) as statuses:
+        guide.follow("Load balancer")
+    assert guide.status("dbward") == "UPDATE_COMPLETE"
+    assert [each.partition(":")[0] for each in ecs.happened] == ["server started"] * 2 + ["server stopped"] * 2
+    assert set(statuses) == {200}
+    assert all(each.endswith(": 0") for each in ecs.happened[2:])
+    assert_balanced(cloud)
+    assert guide.rows(first) == [{"answer": 42}]
+    guide.query("SELECT 43")
+
+    # The alerts: on what the servers really write, and on the load balancer that there is.
+    alone, *balanced = fences(PAGE, "Monitoring")
+    guide.follow_one(alone)
+    assert guide.status("dbward-monitoring") == "CREATE_COMPLETE"
+    assert "UnHealthyHostCount" not in alarms(cloud)
+    for command in balanced:
+        guide.follow_one(command)
+    assert guide.status("dbward-monitoring") == "UPDATE_COMPLETE"
+    assert_watched(cloud)
+
+    # Clean-up: the bucket and the seed of the keys are left.
+    seed = stacks["dbward"].outputs["KeySeedSecretArn"]
+    for name in ("dbward-monitoring", "dbward-agent", "dbward", "dbward-storage"):
+        cloud.cloudformation.answer("DeleteStack", {"StackName": name})
+    assert stacks == {}
+    assert alarms(cloud) == {}
+    assert ecs.client("elbv2").describe_load_balancers()["LoadBalancers"] == []
+    assert ecs.client("events").list_rules()["Rules"] == []
+    assert seed in cloud.cloudformation.retained
+    assert ecs.client("secretsmanager").get_secret_value(SecretId=seed)["SecretString"]

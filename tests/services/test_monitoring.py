@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
@@ -22,6 +23,9 @@ from dbward.services import requests as use_cases
 from dbward.services.housekeeping import Housekeeper
 from dbward.settings.server import StateSettings
 from tests.services.conftest import World, refused, stream_of
+from tests.support import cloudformation
+
+ROOT = Path(__file__).parents[2]
 
 Samples = dict[tuple[str, frozenset[tuple[str, str]]], float]
 
@@ -278,6 +282,12 @@ def test_metrics_for_cloudwatch_are_one_line_where_they_are_wanted(
     (directive,) = about["CloudWatchMetrics"]
     assert (directive["Namespace"], directive["Dimensions"]) == ("dbward/blue", [[]])
     assert {metric["Name"] for metric in directive["Metrics"]} == said.keys()
+    template = cloudformation.read(ROOT / "deploy/ecs/monitoring.yaml")["Resources"].values()
+    alarms = [each["Properties"] for each in template if each["Type"] == "AWS::CloudWatch::Alarm"]
+    ours = [alarm for alarm in alarms if alarm["Namespace"] == {"Fn::Sub": "dbward/${ClusterName}"}]
+    assert len(ours) == 4
+    assert {alarm["MetricName"] for alarm in ours} <= said.keys()
+    assert not any("Dimensions" in alarm for alarm in ours)
     world.clock.advance(hours=1)
     housekeeping.measure(rt)
     assert json.loads(capsys.readouterr().out)["AgentsOffline"] == 1, "the one that was busy is missed now"

@@ -25,7 +25,7 @@ from botocore.config import Config
 from dbward.settings.secret import Secret
 from dbward.settings.server import S3Settings
 from tests.support.npm import NODE, install
-from tests.support.services import serve, shared
+from tests.support.services import own_server, serve, shared
 
 S3RVER = Path(__file__).with_name("s3rver")
 ACCESS_KEY = "S3RVER"
@@ -36,6 +36,13 @@ SECRET_KEY = "S3RVER"
 def moto_url() -> str:
     """URL of moto's server. Starts it at the first call of the session."""
     return shared("moto", _start_moto)
+
+
+@contextmanager
+def own_moto() -> Iterator[str]:
+    """URL of one that nobody else uses, for tests that look at all of it."""
+    with own_server("moto", _start_moto) as url:
+        yield url
 
 
 def s3rver_url() -> str:

@@ -171,7 +171,7 @@ def fresh_postgres(template: str = "template0") -> Iterator[str]:
 @contextmanager
 def own_postgres() -> Iterator[str]:
     """Admin URL of a server that nobody else uses, for tests that look at all of it. It has to be installed here."""
-    with _own_server("postgres", _start_postgres) as url:
+    with own_server("postgres", _start_postgres) as url:
         yield url
 
 
@@ -254,7 +254,7 @@ def fresh_mariadb() -> Iterator[str]:
 @contextmanager
 def own_mariadb() -> Iterator[str]:
     """As `own_postgres`."""
-    with _own_server("mariadb", _start_mariadb) as url:
+    with own_server("mariadb", _start_mariadb) as url:
         yield url
 
 
@@ -326,7 +326,8 @@ def shared(name: str, start: Callable[[Path], str]) -> str:
 
 
 @contextmanager
-def _own_server(name: str, start: Callable[[Path], str]) -> Iterator[str]:
+def own_server(name: str, start: Callable[[Path], str]) -> Iterator[str]:
+    """What `start` says of a server that is for one test alone, and gone after it."""
     home = run_dir() / f"{name}-{secrets.token_hex(6)}"
     home.mkdir()
     url = start(home)

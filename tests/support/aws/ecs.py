@@ -13,6 +13,7 @@ import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
+from functools import partial
 from pathlib import Path
 from secrets import token_hex
 from typing import Any, Final
@@ -20,14 +21,16 @@ from typing import Any, Final
 import boto3
 
 from tests.support import services
+from tests.support.aws.connect import LOOPBACK, Connect
 from tests.support.cloudformation import PSEUDO
-from tests.support.processes import Farm, Process
+from tests.support.processes import Farm, Process, status_of
 from tests.support.s3 import ACCESS_KEY, MINIMAL, SECRET_KEY, Gate
 
 ROOT: Final = Path(__file__).parents[3]
 DOCKERFILE: Final = ROOT / "deploy/docker/Dockerfile"
 REGION: Final = PSEUDO["AWS::Region"]
 ACCOUNT: Final = PSEUDO["AWS::AccountId"]
+CONFIG: Final = "DBWARD_CONFIG_TOML"
 DBWARD: Final = f"#!/bin/sh\nexec {sys.executable} -c 'from dbward.cli.main import run; run()' \"$@\"\n"
 
 
@@ -52,14 +55,20 @@ def allows(statements: Sequence[Mapping[str, Any]], action: str, resource: str) 
 
 def entry_point(image: str) -> list[str]:
     """The ENTRYPOINT of one of our images, without its `tini --`: a process has no container to be init of."""
+    command = instruction(image, "ENTRYPOINT")
+    assert command[:2] == ["tini", "--"]
+    return command[2:]
+
+
+def instruction(image: str, name: str) -> list[str]:
+    """What the Dockerfile says of one of our images, as a list."""
     target = image.rpartition("/")[2].partition(":")[0].removeprefix("dbward-")
     stages = re.split(r"^FROM ", DOCKERFILE.read_text(), flags=re.MULTILINE)
     (stage,) = [each for each in stages if re.match(rf"\S+ AS {target}\n", each, re.IGNORECASE)]
-    found = re.search(r"^ENTRYPOINT (\[.*\])$", stage, re.MULTILINE)
+    found = re.search(rf"^{name} (\[.*\])$", stage, re.MULTILINE)
     assert found is not None, image
-    command: list[str] = json.loads(found[1])
-    assert command[:2] == ["tini", "--"]
-    return command[2:]
+    words: list[str] = json.loads(found[1])
+    return words
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,9 +77,14 @@ class Task:
     cluster: str
     definition: Mapping[str, Any]
     process: Process
+    port: int
     local: Mapping[str, str]
     """What stands for what is the container's own: texts of the task definition, and what is meant here."""
     env: Mapping[str, str]
+    address: str
+    """In the VPC, as far as anybody there is told."""
+    targets: dict[str, Mapping[str, Any]] = field(default_factory=dict)
+    """By target group of a load balancer, what it is registered as."""
 
     @property
     def arn(self) -> str:
@@ -92,6 +106,11 @@ class Task:
         assert kind == "CMD"
         return self.run(command).returncode == 0
 
+    def answers(self, group: Mapping[str, Any]) -> bool:
+        """As a target group wants it."""
+        status = status_of(f"http://{LOOPBACK}:{self.port}{group['HealthCheckPath']}")
+        return str(status) == group["Matcher"]["HttpCode"]
+
 
 @dataclass(slots=True)
 class Service:
@@ -99,8 +118,13 @@ class Service:
     name: str
     properties: Mapping[str, Any]
     definition: Mapping[str, Any]
-    port: int
     tasks: list[Task] = field(default_factory=list)
+    connect: Connect = field(default_factory=Connect)
+    """Where its clients call it: leads to the tasks that are healthy and not about to be stopped."""
+
+    @property
+    def port(self) -> int:
+        return self.connect.port
 
 
 @dataclass(slots=True)
@@ -140,7 +164,7 @@ class Ecs:
             raise Refused("Cluster not found.", "ClusterNotFoundException")
         service = self.services.get((cluster, name))
         if service is None:
-            service = Service(cluster, name, properties, definition, services.free_port())
+            service = Service(cluster, name, properties, definition)
             self.services[cluster, name] = service
             self.deploy(service)
             return
@@ -158,6 +182,12 @@ class Ecs:
     def delete(self, cluster: str, name: str) -> None:
         if (service := self.services.pop((cluster, name), None)) is not None:
             self._stop(service, service.tasks)
+            service.connect.close()
+
+    def close(self) -> None:
+        """The tasks are the farm's to end."""
+        for service in self.services.values():
+            service.connect.close()
 
     def deploy(self, service: Service) -> None:
         """New tasks for old ones: these end first where the service allows no more than it wants."""
@@ -169,13 +199,31 @@ class Ecs:
         try:
             for task in new:
                 self.farm.until(task.healthy, f"{service.name} is healthy", task.process)
+                self._register(service, task)
         except AssertionError:
             self._stop(service, new)
             raise
+        service.connect.targets = [task.port for task in service.tasks]
         self._stop(service, [task for task in old if task in service.tasks])
 
+    def _register(self, service: Service, task: Task) -> None:
+        """With the load balancers of the service, which ask it whether it is ready."""
+        for each in service.properties.get("LoadBalancers", []):
+            elb, group_arn = self.client("elbv2"), each["TargetGroupArn"]
+            (group,) = elb.describe_target_groups(TargetGroupArns=[group_arn])["TargetGroups"]
+            if not group["LoadBalancerArns"]:
+                raise Refused(f"The target group {group_arn} does not have an associated load balancer.")
+            self.farm.until(partial(task.answers, group), f"{service.name} is in service", task.process)
+            target = {"Id": task.address, "Port": each["ContainerPort"]}
+            elb.register_targets(TargetGroupArn=group_arn, Targets=[target])
+            task.targets[group_arn] = target
+
     def _stop(self, service: Service, tasks: Sequence[Task]) -> None:
-        for task in list(tasks):
+        leaving = list(tasks)
+        service.connect.targets = [task.port for task in service.tasks if task not in leaving]
+        for task in leaving:
+            for group, target in task.targets.items():
+                self.client("elbv2").deregister_targets(TargetGroupArn=group, Targets=[target])
             status = task.process.terminate(task.container["StopTimeout"]) if task.process.alive else "before"
             self.happened.append(f"{service.name} stopped: {status}")
             service.tasks.remove(task)
@@ -186,14 +234,17 @@ class Ecs:
         for which in ("ExecutionRoleArn", "TaskRoleArn"):
             if definition[which] not in self.roles:
                 raise Refused(f"ECS was unable to assume the role {definition[which]!r}")
-        task_id = token_hex(16)
-        local = self._local(service, container, task_id)
+        task_id, port = token_hex(16), services.free_port()
+        local = self._local(service, container, task_id, port)
         environment = {each["Name"]: each["Value"] for each in container.get("Environment", [])}
         secrets = {each["Name"]: self._secret(definition, each["ValueFrom"]) for each in container.get("Secrets", [])}
         if twice := environment.keys() & secrets.keys():
             raise Refused(f"The secret name must be unique and not shared with any environment variable: {twice}")
         if bucket := environment.get("DBWARD_RESULT_STORAGE_BUCKET"):
             self.results.allowed = _s3_actions(self.roles[definition["TaskRoleArn"]], f"arn:aws:s3:::{bucket}")
+        # In a configuration a folder is a variable: it is the same for all tasks, to the byte, as it has to be.
+        variables = {path: f"LOCAL{path.replace('/', '_')}" for path in local if path.startswith("/")}
+        named = local | {path: f"${{{variable}}}" for path, variable in variables.items()}
         env = {
             "PATH": f"{self._programs()}:/usr/bin:/bin",
             # What a task learns from ECS by itself: where AWS is, and who it is.
@@ -201,17 +252,22 @@ class Ecs:
             "AWS_ACCESS_KEY_ID": ACCESS_KEY,
             "AWS_SECRET_ACCESS_KEY": SECRET_KEY,
             "AWS_REGION": REGION,
-            **{name: translate(value, local) for name, value in {**environment, **secrets}.items()},
+            **{variable: local[path] for path, variable in variables.items()},
+            **{
+                name: translate(value, named if name == CONFIG else local)
+                for name, value in {**environment, **secrets}.items()
+            },
         }
         command = [*(container.get("EntryPoint") or entry_point(container["Image"])), *container.get("Command", [])]
         argv = [translate(word, local) for word in command]
         self.happened.append(f"{service.name} started: {container['Image']}")
         process = self.farm.spawn(f"task-{service.name}", argv, env=env)
-        return Task(task_id, service.cluster, definition, process, local, env)
+        address = f"10.0.0.{10 + len(self.farm.processes)}"
+        return Task(task_id, service.cluster, definition, process, port, local, env, address)
 
-    def _local(self, service: Service, container: Mapping[str, Any], task_id: str) -> dict[str, str]:
+    def _local(self, service: Service, container: Mapping[str, Any], task_id: str, port: int) -> dict[str, str]:
         """The substitutions: address and paths of the container's own, and the name that Service Connect resolves."""
-        own = f"127.0.0.1:{service.port}"
+        own = f"{LOOPBACK}:{port}"
         local = {"http://127.0.0.1:3000": f"http://{own}", "0.0.0.0:3000": own}
         if service.properties.get("ServiceConnectConfiguration", {}).get("Enabled"):
             for other in self.services.values():
@@ -219,14 +275,14 @@ class Ecs:
                     for alias in each["ClientAliases"]:
                         local[f"http://{alias['DnsName']}:{alias['Port']}"] = f"http://127.0.0.1:{other.port}"
         volumes = {each["Name"]: each for each in service.definition.get("Volumes", [])}
-        for mount in container.get("MountPoints", []):
-            shared = volumes[mount["SourceVolume"]].get("EFSVolumeConfiguration")
-            folder = (
-                self.farm.dir / f"volume-{task_id}" if shared is None else self.file_systems[shared["FilesystemId"]]
-            )
+        mounts = {each["ContainerPath"]: volumes[each["SourceVolume"]] for each in container.get("MountPoints", [])}
+        for path in {*mounts, *instruction(container["Image"], "VOLUME")}:
+            shared = mounts.get(path, {}).get("EFSVolumeConfiguration")
+            own_folder = self.farm.dir / f"volume-{task_id}{path.replace('/', '-')}"
+            folder = own_folder if shared is None else self.file_systems[shared["FilesystemId"]]
             folder.mkdir(exist_ok=True)
-            local[mount["ContainerPath"]] = str(folder)
-            if mount["ContainerPath"] == "/tmp":  # where an agent's probe files are when nothing else is said
+            local[path] = str(folder)
+            if path == "/tmp" and service.name == "agent":  # where its probe files are when nothing else is said
                 local["startup_max_wait_secs"] = f'probe_dir = "{folder}"\nstartup_max_wait_secs'
         return local
 

@@ -16,7 +16,7 @@ from xml.sax.saxutils import escape
 from tests.support.aws.ecs import Ecs, Refused
 from tests.support.aws.stacks import CloudFormation
 from tests.support.processes import Farm
-from tests.support.s3 import gate, moto_url
+from tests.support.s3 import gate
 
 ECS_TARGET: Final = "AmazonEC2ContainerServiceV20141113."
 NAMESPACE: Final = "http://cloudformation.amazonaws.com/doc/2010-05-15/"
@@ -31,9 +31,10 @@ class Aws:
 
 
 @contextmanager
-def aws(farm: Farm) -> Iterator[Aws]:
-    with gate(moto_url(), frozenset()) as results:
-        ecs = Ecs(farm, moto_url(), results)
+def aws(farm: Farm, data_url: str) -> Iterator[Aws]:
+    """`data_url` is a moto server's."""
+    with gate(data_url, frozenset()) as results:
+        ecs = Ecs(farm, data_url, results)
         cloudformation = CloudFormation(ecs)
 
         class Handler(_Handler):
@@ -51,6 +52,7 @@ def aws(farm: Farm) -> Iterator[Aws]:
             httpd.shutdown()
             httpd.server_close()
             thread.join()
+            ecs.close()
 
 
 class _Handler(BaseHTTPRequestHandler):

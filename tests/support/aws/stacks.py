@@ -9,6 +9,7 @@ from secrets import token_hex
 from typing import Any, Final
 
 from tests.support import cloudformation
+from tests.support.aws import made as moto
 from tests.support.aws.ecs import ACCOUNT, REGION, Ecs, Refused, arn
 from tests.support.cloudformation import Resource, Stack, Wrong
 
@@ -46,6 +47,8 @@ class Deployed:
     ids: dict[str, str] = field(default_factory=dict)
     resources: dict[str, Resource] = field(default_factory=dict)
     """With references put in, in the order in which they were made."""
+    attributes: dict[str, Mapping[str, str]] = field(default_factory=dict)
+    """What `GetAtt` gives, of what moto has made."""
     outputs: dict[str, str] = field(default_factory=dict)
 
     @property
@@ -159,12 +162,22 @@ class CloudFormation:
             # A name may refer to what comes later only through a parameter, so that all it refers to has its id by now.
             properties = self._put_in(stack, made, wanted.properties)
             resource = Resource(wanted.name, wanted.type, properties, wanted.needs, wanted.keeps)
-            if wanted.name not in stack.ids:
+            if moto.makes(wanted.type):
+                self._put_in_moto(stack, resource)
+            elif wanted.name not in stack.ids:
                 stack.ids[wanted.name] = _id(stack, resource)
             self._put(stack, resource, resources)
             resources[wanted.name] = resource
         stack.resources = resources
         stack.outputs = {name: str(self._put_in(stack, made, value)) for name, value in made.outputs.items()}
+
+    def _put_in_moto(self, stack: Deployed, resource: Resource) -> None:
+        before = stack.resources.get(resource.name)
+        if before is None:
+            found = moto.make(self.ecs.client, stack.name, resource)
+            stack.ids[resource.name], stack.attributes[resource.name] = found.id, found.attributes
+        elif before.properties != resource.properties:
+            raise Refused(f"{resource.name} would be changed, which is not known here")
 
     def _put(self, stack: Deployed, resource: Resource, made: Mapping[str, Resource]) -> None:
         """Make, or change, what is more than a name here."""
@@ -222,6 +235,8 @@ class CloudFormation:
                 del self.bucket_policies[resource.properties["Bucket"]]
             case "AWS::S3::Bucket":
                 self.ecs.client("s3").delete_bucket(Bucket=own)
+            case kind:
+                moto.remove(self.ecs.client, kind, own)
 
     def _put_in(self, stack: Deployed, made: Stack, said: Any) -> Any:
         """`{Name}` and `{Name.Attribute}` replaced by what AWS has made."""
@@ -236,9 +251,12 @@ class CloudFormation:
             if found[1] not in made.resources:
                 return found[0]
             resource, own = made.resources[found[1]], stack.ids[found[1]]
+            attributes = stack.attributes.get(found[1], {})
             match found[2]:
                 case None | "GroupId" | "Name":
                     return own
+                case name if name in attributes:
+                    return attributes[name]
                 case "Arn":
                     return _arn(resource, own)
             raise Refused(f"{resource.type} has no {found[2]} here")
