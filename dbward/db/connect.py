@@ -250,7 +250,7 @@ def translate(error: BaseException) -> BaseException:
     elif not isinstance(error, DBAPIError) or not _is_passing(error):
         return error
     else:
-        seen = Unavailable(f"the state database is not available: {first_line(error)}")
+        seen = Unavailable(f"the state database is not available{reason(error)}")
     seen.__cause__ = error
     return seen
 
@@ -305,6 +305,13 @@ def in_transaction(conn: Connection) -> bool:
 def _sqlite_code(error: DBAPIError) -> int:
     code = getattr(error.orig, "sqlite_errorcode", None)
     return code & 0xFF if isinstance(code, int) else sqlite3.SQLITE_ERROR
+
+
+def reason(error: SQLAlchemyError) -> str:
+    """What callers are told of why the database does not answer, behind a colon. Of PostgreSQL that is nothing: its
+    messages hold its address and login, and are in the log.
+    """
+    return f": {first_line(error)}" if isinstance(getattr(error, "orig", None), sqlite3.Error) else ""
 
 
 def first_line(error: SQLAlchemyError) -> str:

@@ -94,11 +94,11 @@ class _Item(Generic[T]):
 
 
 class _NotBegun(Exception):
-    """No transaction could be begun; nothing was run."""
+    """No transaction could be begun; nothing was run. The text is `connect.reason`."""
 
 
 class _CommitUnknown(Exception):
-    """The connection was lost while the commit was on its way: it may have happened."""
+    """The connection was lost while the commit was on its way: it may have happened. The text is `connect.reason`."""
 
 
 class _Fatal(Exception):
@@ -241,7 +241,7 @@ class Store:
         try:
             self._together(items)
         except _NotBegun as error:
-            _unavailable(items, f"the state database is not available: {error}")
+            _unavailable(items, f"the state database is not available{error}")
         except _CommitUnknown as error:
             self._unknown(items, error)
         except _Fatal:
@@ -271,7 +271,7 @@ class Store:
             try:
                 self._together([item])
             except _NotBegun as error:  # without a database the rest need not try
-                _unavailable(items[n:], f"the state database is not available: {error}")
+                _unavailable(items[n:], f"the state database is not available{error}")
                 return
             except _CommitUnknown as error:
                 self._unknown([item], error)
@@ -335,7 +335,7 @@ class Store:
                 if connect.is_fatal(error):
                     raise _Fatal(str(error)) from error
                 if attempt == 2 or not connect.is_disconnect(error):
-                    raise _NotBegun(connect.first_line(error)) from error
+                    raise _NotBegun(connect.reason(error)) from error
         raise AssertionError
 
     def _commit(self, transaction: RootTransaction) -> None:
@@ -344,7 +344,8 @@ class Store:
         except DBAPIError as error:
             # SQLite's commit is local: it failed. PostgreSQL's may have arrived although the answer did not.
             if self.dialect == "postgresql" and connect.is_disconnect(error):
-                raise _CommitUnknown(connect.first_line(error)) from error
+                log.warning("the state database was lost during a commit: %s", connect.first_line(error))
+                raise _CommitUnknown(connect.reason(error)) from error
             raise
 
     def _deliver(self, items: Sequence[_Item[Any]], kept: Sequence[_Item[Any]], channels: frozenset[str]) -> None:
@@ -363,7 +364,7 @@ class Store:
 
     def _unknown(self, items: Sequence[_Item[Any]], error: _CommitUnknown) -> None:
         self._wake(_channels(items))  # waking in vain is harmless, and if it was committed, nobody else will
-        _unavailable(items, f"the state database was lost during the commit, the change may have been made: {error}")
+        _unavailable(items, f"the state database was lost during the commit, the change may have been made{error}")
 
     def _wake(self, channels: frozenset[str]) -> None:
         if channels:

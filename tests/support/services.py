@@ -22,6 +22,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import urlsplit, urlunsplit
 
@@ -173,6 +174,36 @@ def own_postgres() -> Iterator[str]:
     """Admin URL of a server that nobody else uses, for tests that look at all of it. It has to be installed here."""
     with own_server("postgres", _start_postgres) as url:
         yield url
+
+
+@dataclass(slots=True)
+class Stoppable:
+    """A PostgreSQL server that a test may stop and start again, at the same address and with the same data."""
+
+    url: str
+    process: Shared
+
+    def stop(self) -> None:
+        """Sessions are cut off, and connections refused until it is started again."""
+        self.process.send_signal(signal.SIGINT)
+        self.process.wait(30)
+        guard.forget(run_dir(), self.process.pid)
+
+    def start(self) -> None:
+        argv = self.process.args
+        assert isinstance(argv, list)
+        home = Path(argv[argv.index("-D") + 1]).parent
+        serve("postgres", lambda _: argv, lambda _: self.url, _ping_postgres, home, _unprivileged("postgres"))
+        self.process = _started[-1]
+
+
+@contextmanager
+def stoppable_postgres() -> Iterator[Stoppable]:
+    with own_server("postgres", _start_postgres) as url:
+        server = Stoppable(url, _started[-1])
+        yield server
+        if server.process.poll() is None:
+            server.stop()
 
 
 # --- MariaDB ---------------------------------------------------------------------------------------------------------
