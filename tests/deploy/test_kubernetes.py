@@ -36,7 +36,12 @@ APP: Values = {"token": TOKEN, "databases": [DATABASE]}
 STATE = {"url": {"existingSecret": "state"}, "keySeed": {"existingSecret": "state"}}
 POSTGRESQL: Values = {"backend": "postgresql", "postgresql": STATE}
 S3: Values = {"backend": "s3", "s3": {"bucket": "my-results"}}
-OIDC = '[auth.oidc]\nissuer_url = "https://sso.example.com:8443"\nclient_id = "dbward"\n'
+OIDC = """[auth.oidc]
+issuer_url = "https://sso.example.com:8443"
+jwks_uri = "https://keys.example.com/jwks"
+client_id = "dbward"
+"""
+BACKUP = '[backup]\nevery_hours = 24\ntarget = "s3://my-backups/dbward"\n'
 
 GOOD: dict[str, Values] = {
     "sqlite": {},
@@ -59,6 +64,7 @@ GOOD: dict[str, Values] = {
         },
         "ingress": {"enabled": True, "host": "dbward.example.com", "className": "nginx"},
         "serviceMonitor": {"enabled": True, "token": {"existingSecret": "metrics"}},
+        "networkPolicy": {"statePeers": [{"ipBlock": {"cidr": "10.2.0.0/16"}}]},
     },
     "shared": {
         "server": {"replicas": 2, "updateStrategy": "Recreate", "state": POSTGRESQL, "results": {"backend": "shared"}}
@@ -78,6 +84,7 @@ GOOD: dict[str, Values] = {
             },
         }
     },
+    "backups in S3": {"server": {"config": BACKUP}},
     "agents only": {
         "server": {"enabled": False},
         "agentDefaults": {"serverUrl": "https://dbward.example.com", "token": TOKEN},
@@ -179,7 +186,7 @@ def test_wrong_values_are_refused(rendered: dict[str, Values], case: str) -> Non
 
 
 def test_the_guide_names_values_that_there_are() -> None:
-    assert len(FENCES) == 2
+    assert len(FENCES) == 3
     values = yaml.safe_load((CHART / "values.yaml").read_text())
     rows = re.findall(r"^\| (`[a-zA-Z].*?) \|", GUIDE, re.MULTILINE)
     named = [name for row in rows for name in re.findall(r"`([^`]+)`", row)[:1]]
@@ -287,14 +294,20 @@ def test_network_policies_let_through_what_is_needed_and_nothing_else(rendered: 
         "ingress-nginx",
         "monitoring",
     ]
-    assert [p["port"] for rule in server["egress"] for p in rule["ports"]] == [53, 53, 5432, 443]
+    assert [p["port"] for rule in server["egress"] for p in rule["ports"]] == [53, 53, 5432, 443, 80]
+    assert server["egress"][1]["to"] == [{"ipBlock": {"cidr": "10.2.0.0/16"}}]
+    assert server["egress"][-1]["to"][0] == {"ipBlock": {"cidr": "169.254.170.23/32"}}  # EKS Pod Identity
     agent = found["NetworkPolicy", "dbward-agent-warehouse"]["spec"]
     assert agent["policyTypes"] == ["Ingress", "Egress"]
     assert "ingress" not in agent
     assert [p["port"] for rule in agent["egress"] for p in rule["ports"]] == [53, 53, "http", 3306]
     assert agent["egress"][-1]["to"] == [{"ipBlock": {"cidr": "10.1.0.0/16"}}]
     keys = objects(rendered["keys"])["NetworkPolicy", "dbward-server"]["spec"]
-    assert [p["port"] for rule in keys["egress"] for p in rule["ports"]] == [53, 53, 9000, 8443]
+    assert [p["port"] for rule in keys["egress"] for p in rule["ports"]] == [53, 53, 9000, 8443, 443]
+    backups = objects(rendered["backups in S3"])["NetworkPolicy", "dbward-server"]["spec"]
+    assert [p["port"] for rule in backups["egress"] for p in rule["ports"]] == [53, 53, 443, 80]
+    plain = objects(rendered["sqlite"])["NetworkPolicy", "dbward-server"]["spec"]
+    assert [p["port"] for rule in plain["egress"] for p in rule["ports"]] == [53, 53]
     assert len(keys["ingress"][0]["from"]) == 2
 
 

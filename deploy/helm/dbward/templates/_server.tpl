@@ -34,12 +34,19 @@ url = "${DBWARD_STATE_URL}"
 
 [result_storage]
 max_persist_bytes = {{ int64 $server.results.maxPersistBytes }}
-{{- if eq $server.results.backend "s3" }}
 {{- $s3 := $server.results.s3 }}
+{{- if eq $server.results.backend "s3" }}
 backend = "s3"
 bucket = {{ toJson $s3.bucket }}
-region = {{ toJson $s3.region }}
 prefix = {{ toJson $s3.prefix }}
+{{- else }}
+backend = "local"
+{{- if eq $server.results.backend "shared" }}
+root_dir = "/results"
+{{- end }}
+{{- end }}
+{{- if include "dbward.server.usesS3" . }}
+region = {{ toJson $s3.region }}
 {{- with $s3.endpoint }}
 endpoint = {{ toJson . }}
 {{- end }}
@@ -48,18 +55,44 @@ path_style = {{ $s3.pathStyle }}
 access_key_id = "${DBWARD_S3_ACCESS_KEY_ID}"
 secret_access_key = "${DBWARD_S3_SECRET_ACCESS_KEY}"
 {{- end }}
-{{- else }}
-backend = "local"
-{{- if eq $server.results.backend "shared" }}
-root_dir = "/results"
-{{- end }}
 {{- end }}
 {{ end -}}
 
 {{/* "true" when S3 is called with keys rather than with the pods' own role. */}}
 {{- define "dbward.server.s3Keys" -}}
 {{- $s3 := .Values.server.results.s3 -}}
-{{- if and (eq .Values.server.results.backend "s3") (or $s3.accessKeyId.value $s3.accessKeyId.existingSecret) -}}true{{- end -}}
+{{- if and (include "dbward.server.usesS3" .) (or $s3.accessKeyId.value $s3.accessKeyId.existingSecret) -}}true{{- end -}}
+{{- end -}}
+
+{{/* Whether it calls S3, for results or for backups. */}}
+{{- define "dbward.server.usesS3" -}}
+{{- $target := dig "backup" "target" "" (include "dbward.server.parsed" . | fromJson) -}}
+{{- if or (eq .Values.server.results.backend "s3") (hasPrefix "s3://" $target) -}}true{{- end -}}
+{{- end -}}
+
+{{/* Whether the keys for S3 come from AWS by the role of the pod. With IAM roles for service accounts that is a call of STS, which is
+HTTPS like S3; with EKS Pod Identity one of an address of the node. */}}
+{{- define "dbward.server.roleOfPod" -}}
+{{- if and (include "dbward.server.usesS3" .) (not .Values.server.results.s3.endpoint) (not (include "dbward.server.s3Keys" .)) -}}
+true
+{{- end -}}
+{{- end -}}
+
+{{/* The ports of what it calls by a URL that may be anywhere, as JSON: S3, and the OpenID provider with its keys. */}}
+{{- define "dbward.server.webPorts" -}}
+{{- $urls := list -}}
+{{- if include "dbward.server.usesS3" . -}}
+{{- $urls = append $urls (default "https://aws" .Values.server.results.s3.endpoint) -}}
+{{- end -}}
+{{- $oidc := dig "auth" "oidc" dict (include "dbward.server.parsed" . | fromJson) -}}
+{{- range compact (list (coalesce $oidc.issuer_url $oidc.issuer) $oidc.jwks_uri) -}}
+{{- $urls = append $urls . -}}
+{{- end -}}
+{{- $ports := list -}}
+{{- range $urls -}}
+{{- $ports = append $ports (include "dbward.port" . | int) -}}
+{{- end -}}
+{{- toJson (uniq $ports) -}}
 {{- end -}}
 
 {{/* The secrets that the server needs, by the variable that holds each, as JSON. */}}
