@@ -109,7 +109,7 @@ def open_runtime(
     `on_fatal` is called when a SQLite file can no longer be trusted.
     """
     signing = keys.load(settings.state_dir)
-    results = _open_results(settings.results)
+    results = open_results(settings.results)
     hub = Hub()
     tokens = TokenCache()
 
@@ -148,7 +148,7 @@ def open_runtime(
     )
 
 
-def _open_results(settings: ResultSettings) -> ResultStore:
+def open_results(settings: ResultSettings) -> ResultStore:
     """Raises `Misconfigured` when the library of the chosen store is not installed."""
     if settings.backend == "local":
         return LocalResults(settings.root_dir)

@@ -17,7 +17,7 @@ from dbward.cli.output import Format, Output
 if TYPE_CHECKING:
     from dbward.cli.credentials import Login
     from dbward.client.http import ApiClient
-    from dbward.settings.client import ClientSettings
+    from dbward.settings.client import ClientSettings, Flags
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -54,23 +54,26 @@ class App:
     def offline_settings(self) -> ClientSettings:
         """For commands that need no server. Raises `Misconfigured`; warnings go out once."""
         if self._settings is None:
-            from dbward.settings.client import Flags, load_client
+            from dbward.settings.client import load_client
 
-            config = self.options.get("config")
-            self._settings = load_client(
-                self.env.variables,
-                self.env.cwd,
-                Flags(
-                    config=Path(config) if config else None,
-                    merge_global=bool(self.options.get("merge_global")),
-                    database=self.options.get("database"),
-                    environment=self.options.get("environment"),
-                    allow_insecure=bool(self.options.get("allow_insecure")),
-                ),
-            )
+            self._settings = load_client(self.env.variables, self.env.cwd, self.flags)
             for warning in self._settings.warnings:
                 self.out.warn(warning)
         return self._settings
+
+    @property
+    def flags(self) -> Flags:
+        """The global options, as the settings take them."""
+        from dbward.settings.client import Flags
+
+        config = self.options.get("config")
+        return Flags(
+            config=Path(config) if config else None,
+            merge_global=bool(self.options.get("merge_global")),
+            database=self.options.get("database"),
+            environment=self.options.get("environment"),
+            allow_insecure=bool(self.options.get("allow_insecure")),
+        )
 
     @property
     def client(self) -> ApiClient:

@@ -56,7 +56,7 @@ def migrate(
             if path is not None:  # tables are copied and dropped while they change; checked as a whole below
                 _raw(conn).execute("PRAGMA foreign_keys=OFF")
             with conn.begin():
-                return _upgrade(conn, settings, path, _config(scripts))
+                return _upgrade(conn, settings, path, script_config(scripts))
     except DBAPIError as error:
         if (seen := connect.translate(error)) is error:
             raise
@@ -138,7 +138,8 @@ def _raw(conn: Connection) -> sqlite3.Connection:
     return raw
 
 
-def _config(scripts: Path) -> Config:
+def script_config(scripts: Path) -> Config:
+    """Alembic's, for the revisions in that directory."""
     config = Config()
     config.set_main_option("script_location", str(scripts).replace("%", "%%"))
     config.set_main_option("path_separator", "os")

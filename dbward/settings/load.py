@@ -286,13 +286,7 @@ def open_file(
 
     Raises `Misconfigured` when it cannot be read or is not TOML.
     """
-    if isinstance(source, FromVariable):
-        problems = Problems(shown or CONFIG_VARIABLE)
-        # What is no UTF-8 comes as surrogates, and goes back to the bytes it was.
-        raw = env.get(CONFIG_VARIABLE, "").encode("utf-8", "surrogateescape")
-    else:
-        problems = Problems(shown or str(source))
-        raw = _read(source, problems)
+    raw, problems = _raw(source, env, shown)
     values = _parse(raw, problems)
     if only is not None:
         values = {key: value for key, value in values.items() if key in only}
@@ -301,6 +295,34 @@ def open_file(
         if (value := env.get(variable)) and isinstance(inside := expanded.setdefault(table, {}), dict):
             inside[key] = Expanded(value)
     return Table(expanded, "", problems), problems, raw
+
+
+@dataclass(frozen=True, slots=True)
+class Reference:
+    """One `${…}` of a file: `name` of a variable or, where `file`, a path. `default`: it says what else to take."""
+
+    name: str
+    file: bool = False
+    default: bool = False
+
+
+def references(source: Source, env: Mapping[str, str]) -> list[Reference]:
+    """What the values in it refer to, each once, whether it is there or not. Raises `Misconfigured` as `open_file`."""
+    raw, problems = _raw(source, env, None)
+    found: dict[Reference, None] = {}
+
+    def note(text: str) -> str:
+        for match in _REFERENCE.finditer(text):
+            inside = match[1] or ""
+            variable = _VARIABLE.fullmatch(inside)
+            if inside.startswith(_FILE):
+                found[Reference(inside.removeprefix(_FILE), file=True)] = None
+            elif variable is not None:
+                found[Reference(variable[1], default=variable[2] is not None)] = None
+        return text
+
+    _expand_tree(_parse(raw, problems), "", note, problems)
+    return list(found)
 
 
 def expand(text: str, env: Mapping[str, str], *, files: bool = False) -> str:
@@ -350,6 +372,14 @@ def env_flag(env: Mapping[str, str], name: str) -> bool | None:
     """None when unset or empty; `true`, `1`, `yes` and `on` mean true, anything else false."""
     value = env.get(name, "").strip().lower()
     return None if not value else value in {"true", "1", "yes", "on"}
+
+
+def _raw(source: Source, env: Mapping[str, str], shown: str | None) -> tuple[bytes, Problems]:
+    if isinstance(source, FromVariable):
+        # What is no UTF-8 comes as surrogates, and goes back to the bytes it was.
+        return env.get(CONFIG_VARIABLE, "").encode("utf-8", "surrogateescape"), Problems(shown or CONFIG_VARIABLE)
+    problems = Problems(shown or str(source))
+    return _read(source, problems), problems
 
 
 def _read(path: Path, problems: Problems) -> bytes:
