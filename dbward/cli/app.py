@@ -160,13 +160,20 @@ class App:
 
     def asked(self, question: str) -> bool:
         """The answer to a yes-or-no question on the terminal; no is the default."""
+        return self._answer(f"{question} [y/N] ").lower() in {"y", "yes"}
+
+    def ask(self, question: str, usual: str) -> str:
+        """The answer to a question on the terminal; `usual` when it is empty."""
+        return self._answer(f"{question} [{usual}] ") or usual
+
+    def _answer(self, prompt: str) -> str:
         self.env.stdout.flush()
-        self.env.stderr.write(f"{question} [y/N] ")
+        self.env.stderr.write(prompt)
         self.env.stderr.flush()
         answer = self.env.stdin.readline()
         if not answer.endswith("\n"):
             self.env.stderr.write("\n")
-        return answer.strip().lower() in {"y", "yes"}
+        return answer.strip()
 
 
 def global_options(*, hidden: bool) -> Callable[[F], F]:

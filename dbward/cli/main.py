@@ -42,6 +42,7 @@ COMMANDS: Mapping[str, tuple[str, str, str]] = {
     "agent": ("agent", "agent", "Run statements that the server hands out."),
     "self-update": ("selfupdate", "self_update", "Say how to upgrade this program."),
     "dev": ("dev", "dev", "Try dbward on this machine."),
+    "init": ("init", "init", "Write the configuration to begin with."),
     "doctor": ("doctor", "doctor", "Find out what is wrong with a configuration, and how to mend it."),
 }
 """Name to module, attribute and short help: a module is imported only when its command is called."""

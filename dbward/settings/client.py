@@ -173,7 +173,7 @@ def load_client(
         results_dir=_last(layer.results_dir for layer in layers),
         result_format=_last(layer.result_format for layer in layers) or "table",
         oidc=oidc,
-        logins_dir=None if (everywhere := _global_file(env)) is None else everywhere.parent / "credentials",
+        logins_dir=None if (everywhere := global_path(env)) is None else everywhere.parent / "credentials",
         files=tuple(layer.name for layer in layers),
         warnings=tuple(warnings),
     )
@@ -194,7 +194,7 @@ def _read_layers(env: Mapping[str, str], cwd: Path, flags: Flags, warnings: list
     """Weakest first. Every file is read before the mistakes of all are raised."""
     wanted: list[tuple[int, Path]] = []
     config = flags.config or (Path(env["DBWARD_CONFIG"]) if env.get("DBWARD_CONFIG") else None)
-    everywhere = _global_file(env)
+    everywhere = global_path(env)
     if (config is None or flags.merge_global) and everywhere is not None and everywhere.is_file():
         wanted.append((_GLOBAL, everywhere))
     if config is not None:
@@ -215,7 +215,8 @@ def _read_layers(env: Mapping[str, str], cwd: Path, flags: Flags, warnings: list
     return layers
 
 
-def _global_file(env: Mapping[str, str]) -> Path | None:
+def global_path(env: Mapping[str, str]) -> Path | None:
+    """Where a person's own settings are; None where there is no home directory."""
     base = env.get("XDG_CONFIG_HOME") or (f"{env['HOME']}/.config" if env.get("HOME") else None)
     return None if base is None else Path(base) / "dbward" / "config.toml"
 
