@@ -142,8 +142,9 @@ def _show(app: App, checks: list[Check]) -> None:
     rows = [(ICONS[check.status], check.id, check.message) for check in checks]
     app.out.data(table(["", "CHECK", "MESSAGE"], [*rows, ("", "TOTAL", total)]))
     for check in checks:
-        if check.status in {"warn", "fail"} and (check.hint or check.details):
+        if check.status in {"warn", "fail"}:
             app.out.say(f"\n{ICONS[check.status]} {check.id}: {check.message}")
+            app.out.say(f"    What it is about: {check.about}.")
             for line in check.details:
                 app.out.say(f"    {line}")
             if check.hint:

@@ -11,7 +11,7 @@ from urllib.parse import urlsplit
 
 from dbward import VERSION
 from dbward.broker.source_http import HttpSource
-from dbward.cli.diagnosis.files import check_config_access, check_directory, check_references
+from dbward.cli.diagnosis.files import CORRECT, check_config_access, check_directory, check_references
 from dbward.cli.diagnosis.model import Check, failed, passed, refused, skipped, warned
 from dbward.cli.diagnosis.reach import Health, Reached, reach
 from dbward.client.agent_api import AgentApi
@@ -47,7 +47,7 @@ class Agent:
         try:
             settings = load_agent(self._source, self._env)
         except Misconfigured as e:
-            yield refused("config_parse", e)
+            yield refused("config_parse", e, hint=CORRECT)
             return
         urls = [url.reveal() for url in settings.databases.values()]
         passwords = [password for url in urls if (password := _password(url))]

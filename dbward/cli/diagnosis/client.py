@@ -13,7 +13,7 @@ import httpx2
 from dbward import VERSION
 from dbward.cli.credentials import Login
 from dbward.cli.diagnosis.agents import check_agents
-from dbward.cli.diagnosis.files import check_config_access, check_directory
+from dbward.cli.diagnosis.files import CORRECT, check_config_access, check_directory
 from dbward.cli.diagnosis.model import Check, failed, passed, refused, skipped, warned
 from dbward.cli.diagnosis.oidc import check_provider
 from dbward.cli.diagnosis.reach import Reached, reach
@@ -58,9 +58,10 @@ class Client:
         yield self._variables()
         try:
             settings = load_client(self._env, self._cwd, self._flags)
+            url = settings.url
         except Misconfigured as e:
             name = "server_url_scheme" if e.code == "transport.insecure" else "config_parse"
-            yield refused(name, e, hint="`dbward init` writes the files")
+            yield refused(name, e, hint=CORRECT)
             return
         if settings.token is not None:
             self.secrets.append(settings.token.reveal())
@@ -68,7 +69,7 @@ class Client:
         yield from self._permissions(settings)
         yield _scheme(settings)
         found = Reached()
-        yield from reach(settings.url, self._seconds, found, skewed="warn", transport=self._transport)
+        yield from reach(url, self._seconds, found, skewed="warn", transport=self._transport)
         if settings.oidc is not None:
             oidc = settings.oidc
             yield check_provider("oidc_discovery", oidc.issuer, lambda http: find_provider(http, oidc).jwks_uri)

@@ -14,6 +14,9 @@ from dbward.db.filesystem import filesystem_of
 from dbward.errors import Misconfigured
 from dbward.settings.load import CONFIG_VARIABLE, FromVariable, Source, references
 
+CORRECT: Final = "correct what is listed; docs/reference/configuration.md has every key, and `dbward init` writes files"
+"""What to do about a configuration that cannot be read."""
+
 _SECRET_NAME: Final = re.compile(r"TOKEN|PASSWORD|SECRET|_KEY|SEED", re.IGNORECASE)
 _IN_MEMORY: Final = frozenset({"tmpfs", "ramfs"})
 """Where orchestrators put secrets: whoever is in the container may read them, and nobody else sees them."""
@@ -51,7 +54,7 @@ def check_config_access(
         text = source.read_text(errors="replace")
         files = [Path(one.name) for one in references(source, env) if one.file]
     except (OSError, Misconfigured) as e:
-        return failed(name, f"{source} cannot be read ({type(e).__name__})")
+        return failed(name, f"{source} cannot be read ({type(e).__name__})", "give it to the user that this runs as")
     holds = any(secret and secret in text for secret in secrets)
     exposed = [*others_may(source, reading=holds)]
     for path in files:
@@ -87,7 +90,7 @@ def check_directory(name: str, path: Path, what: str) -> Check:
     """Whether files can be made in `path`, or it in the nearest directory there is."""
     there = next((one for one in (path, *path.absolute().parents) if one.exists()), None)
     if there is None or not there.is_dir():
-        return failed(name, f"{path} cannot be {what}: {there} is not a directory")
+        return failed(name, f"{path} cannot be {what}: {there} is not a directory", "name another place for it")
     if not os.access(there, os.W_OK | os.X_OK):
         return failed(
             name, f"{path} cannot be {what}: {there} may not be written", "give it to the user that this runs as"

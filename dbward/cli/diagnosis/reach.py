@@ -159,9 +159,9 @@ def _version(server: str) -> Check:
 def _clock(ahead: timedelta | None, skewed: Literal["warn", "fail"]) -> Check:
     if ahead is None:
         return skipped("clock", "the server does not say what time it is")
-    off = max(abs(ahead) - _ROUNDED, timedelta(0)).total_seconds()
+    off = abs(ahead).total_seconds()
     if abs(ahead) <= MAX_SKEW + _ROUNDED:
-        return passed("clock", f"the clocks differ by less than {off + 2:.0f} s")
+        return passed("clock", f"the clocks differ by less than {off + 1:.0f} s")
     side = "behind" if ahead > timedelta(0) else "ahead of"
     return Check(
         "clock",

@@ -16,7 +16,7 @@ import httpx2
 from dbward import VERSION, keys, signalling
 from dbward.backups import places
 from dbward.cli.diagnosis.agents import check_agents
-from dbward.cli.diagnosis.files import check_config_access, check_directory, check_references, others_may
+from dbward.cli.diagnosis.files import CORRECT, check_config_access, check_directory, check_references, others_may
 from dbward.cli.diagnosis.model import Check, failed, passed, refused, skipped, warned
 from dbward.cli.diagnosis.oidc import check_provider
 from dbward.cli.diagnosis.policy import check_policy
@@ -61,7 +61,7 @@ class Server:
         try:
             settings = load_server(self._source, self._env)
         except Misconfigured as e:
-            yield refused("config_parse", e)
+            yield refused("config_parse", e, hint=CORRECT)
             return
         secrets = _secrets(settings)
         self.secrets += secrets
