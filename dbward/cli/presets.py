@@ -51,15 +51,19 @@ PRESETS: Final[Mapping[str, Preset]] = {
         ("development", "production"),
         f"""\
 {_TRIED_AT_ONCE}
-# production: reads and what is safe run at once. For the rest an administrator says why, and then yes: that may be
-# whoever asked.
+# production: reads run at once.
 [[workflows]]
 environment = "production"
+operations = ["execute_select", "migrate_status"]
+[workflows.auto_approve]
+mode = "always"
+
+# For changes an administrator says why, and then yes: that may be whoever asked.
+[[workflows]]
+environment = "production"
+operations = ["execute_dml", "migrate_up", "migrate_down", "migrate_repair"]
 require_reason = true
 allow_self_approve = true
-[workflows.auto_approve]
-mode = "risk_based"
-risk = "low"
 [[workflows.steps]]
 approvers = [{{ role = "admin" }}]
 
@@ -75,7 +79,7 @@ drop_table = "warn"
         ("development", "staging", "production"),
         f"""\
 {_TRIED_AT_ONCE}
-# staging: reads and what is safe run at once; one other person approves the rest.
+# staging: reads and changes of low risk run at once; one other person approves the rest.
 [[workflows]]
 environment = "staging"
 [workflows.auto_approve]
