@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import socket
 from collections.abc import Callable
 from functools import wraps
 from pathlib import Path
@@ -57,6 +58,17 @@ def url_of(listen: tuple[str, int]) -> str:
     host, port = listen
     host = {"::": "::1"}.get(host, "127.0.0.1") if host in _EVERY else host
     return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+
+
+def refuse_port(host: str, port: int) -> str | None:
+    """Why a server could not listen there; None when it could."""
+    try:
+        with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET, socket.SOCK_STREAM) as sock:
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            sock.bind((host, port))
+    except OSError as e:
+        return e.strerror or str(e)
+    return None
 
 
 def read_admin_token(path: Path) -> str:

@@ -15,6 +15,7 @@ import pytest
 
 from dbward.cli.dev import without_secrets
 from dbward.cli.sample import create_sample
+from tests.support import migrated
 from tests.support.processes import DBWARD, Farm, Process, call
 
 
@@ -101,23 +102,83 @@ def test_dev_on_a_named_database_shows_no_password(farm: Farm, postgres_url: str
 
 
 @pytest.mark.e2e
-@pytest.mark.parametrize("victim", ["server", "agent"])
-def test_a_child_that_dies_is_reported(farm: Farm, victim: str):
+def test_a_child_that_dies_is_reported(farm: Farm):
     process, _ = start(farm)
-    children = {("server" if "server" in c.cmdline() else "agent"): c for c in psutil.Process(process.pid).children()}
     family = psutil.Process(process.pid).children(recursive=True)
-    children[victim].kill()
+    next(c for c in psutil.Process(process.pid).children() if "server" in c.cmdline()).kill()
     assert process.wait(60) == 1
-    assert f"the {victim} ended by itself" in process.log()
+    assert "the server ended by itself" in process.log()
     assert psutil.wait_procs(family, timeout=20)[1] == []
 
 
 @pytest.mark.e2e
-def test_a_port_in_use_is_said(farm: Farm):
+def test_what_is_in_the_way_is_said(farm: Farm, tmp_path: Path):
     first, home = start(farm)
     port = tomllib.loads((home / "client.toml").read_text())["server"]["url"].rpartition(":")[2]
-    second = farm.spawn("second", [*DBWARD, "dev", "--port", port])
-    assert second.wait(60) == 1
-    assert "cannot listen on" in second.log()
+    before = {path.name: path.read_bytes() for path in home.glob("*.toml")}
+    second = refused(farm, "--port", "0")
+    assert second["code"] == "dev.running"
+    assert str(first.pid) in second["message"]
+    taken = refused(farm, "--port", port, HOME=str(tmp_path / "other"))
+    assert taken["code"] == "listen.failed"
+    assert "--port 0" in taken["hint"]
+    assert {path.name: path.read_bytes() for path in home.glob("*.toml")} == before
     assert first.alive
     assert first.terminate(60) == 0
+
+
+def refused(farm: Farm, *options: str, **env: str) -> dict[str, str]:
+    """The error of a `dbward dev` that does not start; no process of it is left."""
+    process = farm.spawn("refused", [*DBWARD, "dev", "--format", "quiet", *options], env=env)
+    assert process.wait(60) == 1
+    (line,) = process.log().splitlines()
+    return json.loads(line)["error"]
+
+
+@pytest.mark.parametrize(
+    ("url", "code"),
+    [
+        ("oracle://ann:hunter2x@db/shop", "config_error"),
+        ("mysql://ann:hunter2x@db/shop?speed=high", "config_error"),
+        ("postgresql://ann:hunter2x@db", "config_error"),
+    ],
+)
+def test_a_url_that_is_no_databases(farm: Farm, url: str, code: str):
+    error = refused(farm, "--port", "0", "--database-url", url)
+    assert error["code"] == code
+    assert "hunter2x" not in json.dumps(error)
+
+
+def test_a_home_of_a_newer_version(farm: Farm):
+    home = farm.dir / "home" / ".dbward" / "dev"
+    home.mkdir(parents=True)
+    migrated.sqlite_copy(home / "dbward.db")
+    with closing(sqlite3.connect(home / "dbward.db")) as db, db:
+        db.execute("UPDATE alembic_version SET version_num = '9999'")
+        db.execute("DELETE FROM server_meta WHERE key = 'schema_floor'")
+    error = refused(farm, "--port", "0")
+    assert error["code"] == "state_newer"
+    assert f"mv {home}" in error["hint"]
+
+
+@pytest.mark.e2e
+def test_for_programs(farm: Farm, tmp_path: Path):
+    """One line when it is ready; a relative path is that of whoever typed it; the environment of another server is not
+    taken over."""
+    create_sample(farm.dir / "shop.db")
+    elsewhere = {"DBWARD_STATE_URL": f"sqlite:///{tmp_path}/elsewhere.db"}
+    options = ["--port", "0", "--format", "json", "--database-url", "sqlite:///shop.db"]
+    process = farm.spawn("dev", [*DBWARD, "dev", *options], env=elsewhere)
+    farm.until(lambda: process.log().endswith("\n"), "dev has said something", process)
+    home = farm.dir / "home" / ".dbward" / "dev"
+    said = json.loads(process.log())
+    assert said["data"]["config"] == str(home / "client.toml")
+    assert run_sql(home, "SELECT count(*) AS n FROM customers")["result_data"]["rows"] == [{"n": 800}]
+    assert not (tmp_path / "elsewhere.db").exists()
+    family = psutil.Process(process.pid).children(recursive=True)
+    agent = next(c for c in psutil.Process(process.pid).children() if "agent" in c.cmdline())
+    agent.kill()
+    assert process.wait(60) == 1
+    assert process.log().count("\n") == 1
+    assert "database app/development is up" in (home / "dev.log").read_text()
+    assert psutil.wait_procs(family, timeout=20)[1] == []

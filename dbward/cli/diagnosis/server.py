@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shutil
-import socket
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack
 from datetime import UTC, datetime, timedelta
@@ -21,7 +20,7 @@ from dbward.cli.diagnosis.model import Check, failed, passed, refused, skipped, 
 from dbward.cli.diagnosis.oidc import check_provider
 from dbward.cli.diagnosis.policy import check_policy
 from dbward.cli.diagnosis.reach import MAX_SKEW, Reached, reach
-from dbward.cli.onhost import read_admin_token, url_of
+from dbward.cli.onhost import read_admin_token, refuse_port, url_of
 from dbward.client.http import ApiClient
 from dbward.db import connect
 from dbward.db.lock import StateLock
@@ -216,14 +215,8 @@ def _running(state_dir: Path) -> tuple[bool, Check]:
 
 def _listen(listen: tuple[str, int]) -> Check:
     host, port = listen
-    try:
-        with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET, socket.SOCK_STREAM) as sock:
-            sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            sock.bind((host, port))
-    except OSError as e:
-        return failed(
-            "listen", f"{host}:{port} cannot be listened on: {e.strerror or e}", "choose another [server] listen"
-        )
+    if (why := refuse_port(host, port)) is not None:
+        return failed("listen", f"{host}:{port} cannot be listened on: {why}", "choose another [server] listen")
     return passed("listen", f"{host}:{port} is free")
 
 
