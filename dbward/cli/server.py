@@ -99,7 +99,8 @@ def reload(app: App, server_config: Path | None, pid: int | None, timeout: float
     from dbward import signalling
 
     state_dir = _state_dir(app, server_config)
-    said = signalling.ask("reload", state_dir, pid or signalling.running(state_dir), timeout)
+    running = pid or signalling.running(state_dir)
+    said = signalling.ask("reload", state_dir, running, timeout)
     if said is None:
         return _silent(timeout, "it may still reload; its log says so")
     for warning in said["warnings"]:
@@ -113,7 +114,8 @@ def reload(app: App, server_config: Path | None, pid: int | None, timeout: float
             said["hint"],
         )
     app.out.data(_lines(said["changes"]))
-    return Outcome({"digest": said["digest"], "changes": said["changes"]})
+    asked = {"pid": running, "signal": signalling.SIGNALS["reload"].name}
+    return Outcome({**asked, "digest": said["digest"], "changes": said["changes"]})
 
 
 @server.command("backup", epilog=EPILOG)

@@ -375,8 +375,11 @@ def test_accounts_that_may_more_or_less_than_they_should(place: Place, tmp_path:
     parts = urlsplit(postgres_url)
     reader = parts._replace(netloc=f"{role}:hidden-pw@{parts.hostname}:{parts.port}").geturl()
     try:
-        urls = {"reader": reader, "writer": postgres_url}
+        not_here = reader.replace("127.0.0.1", "2130706433")  # the same address, but not to the eye
+        urls = {"reader": reader, "writer": postgres_url, "far": not_here}
         offers = place.agent(place.agent_file(tmp_path, urls))
+        assert offers["tls:far/production"][0] == "warn"
+        assert "tls:reader/production" not in offers.checks
         assert offers.status("account:reader/production", "account:writer/production") == ["warn", "pass"]
         only_reads = place.agent(place.agent_file(tmp_path, urls, head='operations = ["execute_select"]'))
         assert only_reads.status("account:reader/production", "account:writer/production") == ["pass", "warn"]

@@ -54,6 +54,7 @@ def test_the_command_takes_over_a_changed_file_and_says_what_changed(farm: Farm)
     server.config.write_text(server.config.read_text().replace(ANOTHER, ""))
     status, said = answered(reload(farm, server, "--format", "json"))
     assert (status, said["data"]["changes"][0]["removed"]) == (0, ["more/development"])
+    assert (said["data"]["pid"], said["data"]["signal"]) == (server.process.pid, "SIGHUP")
     assert databases(server) == {"app"}
     assert worker_of(server) == worker, "no process was started anew"
     assert not list(server.state_dir.glob("*.pipe"))

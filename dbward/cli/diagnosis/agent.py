@@ -11,7 +11,7 @@ from urllib.parse import urlsplit
 
 from dbward import VERSION
 from dbward.broker.source_http import HttpSource
-from dbward.cli.diagnosis.files import CORRECT, check_config_access, check_directory, check_references
+from dbward.cli.diagnosis.files import CORRECT, check_config_access, check_directory, check_references, passwords_of
 from dbward.cli.diagnosis.model import Check, failed, passed, refused, skipped, warned
 from dbward.cli.diagnosis.reach import Health, Reached, reach
 from dbward.client.agent_api import AgentApi
@@ -50,7 +50,7 @@ class Agent:
             yield refused("config_parse", e, hint=CORRECT)
             return
         urls = [url.reveal() for url in settings.databases.values()]
-        passwords = [password for url in urls if (password := _password(url))]
+        passwords = [password for url in urls for password in passwords_of(url)]
         self.secrets += [settings.agent_token.reveal(), *passwords, *urls]
         yield _parsed(settings)
         yield check_config_access(self._source, self._env, [settings.agent_token.reveal(), *passwords])
@@ -131,7 +131,12 @@ def _read(driver: Driver, seconds: float) -> None:
 def _parsed(settings: AgentSettings) -> Check:
     served = ", ".join(map(str, settings.databases))
     if settings.warnings:
-        return warned("config_parse", f"read with doubts; serves {served}", "see below", settings.warnings)
+        return warned(
+            "config_parse",
+            f"read with doubts; serves {served}",
+            "each line says what has no effect or is doubtful",
+            settings.warnings,
+        )
     return passed("config_parse", f"serves {served}")
 
 
@@ -217,11 +222,3 @@ def _hurried(url: str, seconds: float) -> str:
     if scheme == "sqlite" or "connect_timeout=" in url:
         return url
     return f"{url}{'&' if '?' in url else '?'}connect_timeout={seconds:g}"
-
-
-def _password(url: str) -> str | None:
-    """As it stands in the URL and may stand in the file."""
-    try:
-        return urlsplit(url).password
-    except ValueError:
-        return None

@@ -142,7 +142,12 @@ class Client:
 def _parsed(settings: ClientSettings) -> Check:
     files = ", ".join(settings.files) or "the environment alone"
     if settings.warnings:
-        return warned("config_parse", f"read with doubts: {files}", "see below", settings.warnings)
+        return warned(
+            "config_parse",
+            f"read with doubts: {files}",
+            "each line says what has no effect or is doubtful",
+            settings.warnings,
+        )
     return passed("config_parse", files)
 
 

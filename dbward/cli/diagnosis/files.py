@@ -8,6 +8,7 @@ import stat
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Final
+from urllib.parse import unquote, urlsplit
 
 from dbward.cli.diagnosis.model import Check, failed, passed, skipped, warned
 from dbward.db.filesystem import filesystem_of
@@ -84,6 +85,15 @@ def others_may(path: Path, *, reading: bool) -> Iterator[str]:
         yield f"{path} (mode {mode:04o}) can be changed by everybody"
     elif reading and mode & (stat.S_IRGRP | stat.S_IROTH):
         yield f"{path} (mode {mode:04o}) can be read by others than its owner"
+
+
+def passwords_of(url: str) -> list[str]:
+    """The password in a URL, as it stands there and as it is meant."""
+    try:
+        password = urlsplit(url).password
+    except ValueError:
+        return []
+    return list(dict.fromkeys([password, unquote(password)])) if password else []
 
 
 def check_directory(name: str, path: Path, what: str) -> Check:

@@ -10,12 +10,17 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
-import httpx2
-
 from dbward import VERSION, keys, signalling
 from dbward.backups import places
 from dbward.cli.diagnosis.agents import check_agents
-from dbward.cli.diagnosis.files import CORRECT, check_config_access, check_directory, check_references, others_may
+from dbward.cli.diagnosis.files import (
+    CORRECT,
+    check_config_access,
+    check_directory,
+    check_references,
+    others_may,
+    passwords_of,
+)
 from dbward.cli.diagnosis.model import Check, failed, passed, refused, skipped, warned
 from dbward.cli.diagnosis.oidc import check_provider
 from dbward.cli.diagnosis.policy import check_policy
@@ -108,7 +113,9 @@ class Server:
                 with StateLock(settings.state_dir):
                     found = look(settings.state)
         except OSError as e:
-            yield failed("state_store", f"{e.filename}: {e.strerror}", "run this as the user that the server runs as")
+            yield failed(
+                "state_store", f"the state cannot be read: {e}", "run this as the user that the server runs as"
+            )
             return
         except DbwardError as e:
             yield refused("state_store", e, hint="try the same URL with psql, from this machine")
@@ -165,18 +172,19 @@ def _secrets(settings: ServerSettings) -> list[str]:
     given += [hook.secret for hook in settings.features.webhooks]
     found = [secret.reveal() for secret in given if secret]
     if not settings.state.url.startswith("sqlite:"):
-        found += [text for text in (_password(settings.state.url), settings.state.url) if text]
+        found += [*passwords_of(settings.state.url), settings.state.url]
     return found
-
-
-def _password(url: str) -> str | None:
-    return httpx2.URL(url).password or None
 
 
 def _parsed(settings: ServerSettings) -> Check:
     found = f"{len(settings.policy.targets)} databases, {len(settings.policy.workflows)} workflows"
     if settings.warnings:
-        return warned("config_parse", f"read with doubts: {found}", "see below", settings.warnings)
+        return warned(
+            "config_parse",
+            f"read with doubts: {found}",
+            "each line says what has no effect or is doubtful",
+            settings.warnings,
+        )
     return passed("config_parse", found)
 
 
