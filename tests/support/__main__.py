@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from tests.support import oidc, s3
+from tests.support import dbmate, oidc, s3
 from tests.support.npm import install
 
-for directory in (oidc.HERE, s3.S3RVER):
+for directory in (dbmate.HERE, oidc.HERE, s3.S3RVER):
     install(directory)
