@@ -80,8 +80,8 @@ class _Run:
         self._lock = lock
         self._up = plan.operation is Operation.MIGRATE_UP
         self._done: list[WireStep] = []
-        self._at_work = False
-        """Whether a file was begun whose end is not known here."""
+        self._at_work: tuple[str, str | None] | None = None
+        """Version and name of what was begun and whose end is not known here."""
 
     def run(self) -> None:
         """Raises `_Stop` when not all of it is done."""
@@ -115,16 +115,10 @@ class _Run:
 
     def at_a_loss(self, error: StatementError) -> Ended:
         """For a failure that nobody foresaw, in the middle of a file or between two."""
-        if not self._at_work:
-            return outcome.failed(error)
-        what = self._plan.migration
-        version, name = (
-            (what.version, what.name)
-            if isinstance(what, Repair)
-            else [(one.version, one.name) for one in what or ()][len(self._done)]
-        )
-        self._add(version, name, StepOutcome.UNKNOWN)
-        return outcome.unknown(error)
+        if self._at_work is None:
+            return outcome.failed(self._told(error))
+        self._add(*self._at_work, StepOutcome.UNKNOWN)
+        return outcome.unknown(self._told(error))
 
     def _ledger(self) -> Ledger:
         target = self._plan.target
@@ -172,18 +166,10 @@ class _Run:
         else:
             records = ledger.removing(one.version)
         log.info("migrating %s: %s", "up" if self._up else "down", _file(one))
-        began = time.monotonic()
-        broken = self._script(Script(tuple(one.statements), records, transactional=one.transactional))
-        took_ms = int((time.monotonic() - began) * 1000)
-        if broken is None:
-            self._add(one.version, one.name, StepOutcome.APPLIED if self._up else StepOutcome.REVERTED, took_ms)
-            return
-        error = self._explained(one, broken)
-        untouched = broken.kind == "cancelled" and broken.at == 0
-        if not untouched:
-            outcome_ = StepOutcome.UNKNOWN if broken.kind == "unknown" else StepOutcome.FAILED
-            self._add(one.version, one.name, outcome_, took_ms)
-        raise _Stop(self._stopped(broken, error))
+        script = Script(tuple(one.statements), records, transactional=one.transactional)
+        broken = self._step(one, script, StepOutcome.APPLIED if self._up else StepOutcome.REVERTED)
+        if broken is not None:
+            raise _Stop(self._stopped(broken, self._explained(one, broken)))
 
     def _repair(self, what: Repair, ledger: Ledger) -> None:
         mark = what.action == "mark_applied"
@@ -197,16 +183,25 @@ class _Run:
             )
         else:
             texts = ledger.removing(what.version)
+        script = Script((), texts, transactional=True)
+        broken = self._step(what, script, StepOutcome.MARKED if mark else StepOutcome.REMOVED)
+        if broken is not None:
+            raise _Stop(self._stopped(broken, broken.error))
+
+    def _step(self, one: Pinned | Repair, script: Script, done: StepOutcome) -> Broken | None:
+        """Run it and add what became of it, unless it was stopped before it began."""
         began = time.monotonic()
-        broken = self._script(Script((), texts, transactional=True))
-        took_ms = int((time.monotonic() - began) * 1000)
+        self._at_work = (one.version, one.name)
+        broken = self._script(script)
+        self._at_work = None
         if broken is None:
-            self._add(what.version, what.name, StepOutcome.MARKED if mark else StepOutcome.REMOVED, took_ms)
-            return
-        self._add(
-            what.version, what.name, StepOutcome.UNKNOWN if broken.kind == "unknown" else StepOutcome.FAILED, took_ms
-        )
-        raise _Stop(self._stopped(broken, broken.error))
+            became = done
+        elif broken.kind == "cancelled" and broken.at == 0:
+            return broken
+        else:
+            became = StepOutcome.UNKNOWN if broken.kind == "unknown" else StepOutcome.FAILED
+        self._add(one.version, one.name, became, int((time.monotonic() - began) * 1000))
+        return broken
 
     def _script(self, script: Script) -> Broken | None:
         """On a connection of its own. Raises `_Stop` when it may not begin."""
@@ -217,13 +212,11 @@ class _Run:
         target = self._plan.target
         try:
             with self._databases.open(target) as session:
-                self._at_work = True
                 self._job.runs_on(session)
                 try:
                     broken = session.migrate(script, limits=self._plan.limits)
                 finally:
                     self._job.runs_on(None)
-                self._at_work = False
         except (Unreachable, CredentialsRefused) as e:
             raise _Stop(outcome.failed(self._told(StatementError(e.code, e.message)))) from e
         if broken is not None and broken.error.code in (CONNECTION_LOST, OutcomeUnknown.code):

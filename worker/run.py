@@ -49,10 +49,7 @@ log = logging.getLogger("dbward.agent")
 T = TypeVar("T")
 
 RELEASE_DELAY_SECS: Final = 5
-"""How long a job whose database is down here is kept back, before it is offered to an agent again."""
-
-BUSY_DELAY_SECS: Final = 2
-"""The same for a job whose database somebody else migrates at the moment."""
+"""How long a job whose database is down here, or migrated by another run, is kept back before it is offered again."""
 
 REPORT_PATIENCE_SECS: Final = 3600.0
 """How long a known outcome is kept for a server that is away: it is accepted late, so keeping it is worth much."""
@@ -129,7 +126,7 @@ class Runner:
                 self._complete(job, checked.claim_id, tag, outcome.failed(outcome.surprise(e)))
                 return
             if attempt is None:
-                self._release(job, checked, f"{checked.target} is being migrated by another run", BUSY_DELAY_SECS)
+                self._release(job, checked, f"{checked.target} is being migrated by another run", RELEASE_DELAY_SECS)
                 return
             if job.halt.is_set():
                 self._release(job, checked, "the agent is stopping", 0)

@@ -27,9 +27,9 @@ ENGINES = ["postgresql", "mysql", "sqlite"]
 
 
 class Bench:
-    """An agent's runner on one database."""
+    """An agent's runner on one database. `name` is what the ids of its executions begin with."""
 
-    def __init__(self, server: TinyServer, api: AgentApi, url: str) -> None:
+    def __init__(self, server: TinyServer, api: AgentApi, url: str, name: str = "e") -> None:
         self.server = server
         self.databases = Databases({TARGET: open_driver(url)}, on_change=lambda: None, first_secs=0.05, last_secs=0.2)
         self.databases.start(until=None, stopped=lambda: False)
@@ -48,6 +48,7 @@ class Bench:
         # The agent's own bound on statements is one on queries.
         rules = Rules(NODE, {TARGET}, set(Operation), timedelta(milliseconds=1))
         self.runner = Runner(api, self.databases, intake, rules, abandon=self.abandon, on_changed=self.changed.append)
+        self._name = name
         self._count = 0
 
     def run(self, operation: Operation, *pinned: Pinned, **changes: Any) -> dict[str, Any]:
@@ -57,11 +58,18 @@ class Bench:
         return self.texts(REPAIR, *signed_texts(repair))
 
     def texts(self, operation: Operation, *texts: str, **changes: Any) -> dict[str, Any]:
+        return self.server.outcomes[self._execute(operation, *texts, **changes)]
+
+    def released(self, operation: Operation, *pinned: Pinned) -> dict[str, Any]:
+        """How a run was put off."""
+        return self.server.released[self._execute(operation, *signed_texts(pinned))]
+
+    def _execute(self, operation: Operation, *texts: str, **changes: Any) -> str:
         self._count += 1
-        execution_id = f"e{self._count}"
+        execution_id = f"{self._name}{self._count}"
         self.server.add_job(execution_id, *texts, operation=operation, **changes)
         self.runner.execute(f"request-{execution_id}", execution_id, "tag-1")
-        return self.server.outcomes[execution_id]
+        return execution_id
 
     def close(self) -> None:
         self.abandon.set()

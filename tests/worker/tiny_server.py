@@ -56,7 +56,12 @@ class TinyServer:
         return f"http://127.0.0.1:{self.httpd.server_address[1]}"
 
     def add_job(
-        self, execution_id: str, *statements: str, operation: Operation = Operation.EXECUTE_SELECT, **changes: Any
+        self,
+        execution_id: str,
+        *statements: str,
+        operation: Operation = Operation.EXECUTE_SELECT,
+        timeout_ms: int = 30_000,
+        **changes: Any,
     ) -> None:
         """A claimable job; `changes` override fields of the answer after the token was signed."""
         values: dict[str, Any] = {
@@ -67,7 +72,7 @@ class TinyServer:
             "database": "app",
             "environment": "test",
         }
-        limits = {"statement_timeout_ms": 30_000, "max_rows": 1_000_000, "max_bytes": 50_000_000}
+        limits = {"statement_timeout_ms": timeout_ms, "max_rows": 1_000_000, "max_bytes": 50_000_000}
         now = datetime.now(UTC)
         token = tokens.ExecutionToken(
             **values,
