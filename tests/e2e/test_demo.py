@@ -1,4 +1,4 @@
-"""`make demo` shows the main job and leaves nothing behind, however it ends."""
+"""`make demo`, which README.md begins with, shows the main job and leaves nothing behind, however it ends."""
 
 from __future__ import annotations
 

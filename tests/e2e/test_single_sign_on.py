@@ -1,4 +1,7 @@
-"""People sign in at a real OpenID provider, with the real program, and work with a real server."""
+"""People sign in at a real OpenID provider, with the real program, and work with a real server.
+
+What docs/guides/single-sign-on.md shows is what they see.
+"""
 
 from __future__ import annotations
 

@@ -360,6 +360,7 @@ def tables_and_keys(file: Path) -> tuple[bool, list[str]]:
 
 
 def test_the_file_is_copied_aside_before_it_changes(older, newer, file):
+    """So that it can be put back as docs/deployment/upgrading.md says."""
     assert migrate(older, scripts=newer) is not None
     assert tables_and_keys(file) == (True, ["a", "b"])
     copy = file.with_name("dbward.db.before-9000")
