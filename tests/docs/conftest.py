@@ -65,6 +65,7 @@ CREATE TABLE users (id integer PRIMARY KEY, email text NOT NULL, plan text NOT N
 INSERT INTO users SELECT n, 'user' || n || '@example.com', 'pro' FROM generate_series(1, 100) n;
 CREATE TABLE jobs (id integer PRIMARY KEY, state text NOT NULL);
 INSERT INTO jobs SELECT n, 'blocked' FROM generate_series(1, 100) n;
+ANALYZE;
 """
 _OPEN: Final = ("pending", "approved", "dispatched", "running")
 
@@ -115,7 +116,7 @@ class Follower:
 
     def does(self, step: Step) -> None:
         """One command of a transcript. It shows what the page shows; without that it must succeed."""
-        written = self._run(step.command, step.person or self.person)
+        written = self._run(step.command, step.person)
         said = f"{step.person}$ {step.command}\n{written}(exit status {self._status})"
         if step.shown:
             assert self.reader.sees(step.shown, written), f"{said}\n--- but the page shows:\n" + "\n".join(step.shown)
@@ -124,19 +125,22 @@ class Follower:
 
     def runs(self, script: str) -> str:
         """A block of commands, none of which may fail; all they write."""
-        written = self._run(f"set -e\n{script}", self.person)
+        written = self._run(f"set -e\n{script}", "")
         assert self._status == 0, f"{script}\n{written}(exit status {self._status})"
         assert '"error":"' not in written, f"{script}\n{written}"  # an answer to curl, which ends with status 0
         return written
 
     def _run(self, command: str, person: str) -> str:
-        """In a shell that goes on where the last one was: its directory, exported variables and exit status."""
+        """In a shell that goes on where the last one was: its directory, exported variables and exit status.
+
+        With `person` "" also as whoever it was.
+        """
         command = self.reader.types(command)
         for text, value in self.put_in.items():
             command = command.replace(text, value)
         kept = self.home / "kept"
         before = f". {kept}\n" if kept.exists() else ""
-        who = "" if before and person == self.person else f"export DBWARD_TOKEN={self._token(person)}\n"
+        who = "" if before and not person else f"export DBWARD_TOKEN={self._token(person or self.person)}\n"
         keep = f'export -p > {kept}; printf "cd %q" "$PWD" >> {kept}'
         script = f"{before}{who}trap 'status=$?; {keep}; exit $status' EXIT\n(exit {self._status})\n{command}\n"
         done = subprocess.run(
