@@ -13,6 +13,7 @@ import click
 import pytest
 
 from dbward.cli.main import COMMANDS
+from dbward.domain.model import Status
 from dbward.settings.sections import SECTIONS
 
 ROOT = Path(__file__).parents[2]
@@ -27,7 +28,8 @@ PAGES = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md"), *ROOT.glob("benc
 def error_codes() -> dict[str, str]:
     """Every code in the source, with a place it comes from.
 
-    Codes are written as a `code=` argument, as the `code` of a class, or as the value of a `code`-named mapping.
+    Codes are written as a `code=` argument, as the `code` of a class, as a constant named `…_ERROR`, or as the value of
+    a `code`-named mapping.
     """
     found: dict[str, str] = {}
     for package in PACKAGES:
@@ -42,8 +44,11 @@ def codes_of(node: ast.AST) -> Iterator[tuple[str, int]]:
     values: list[ast.expr] = []
     if isinstance(node, ast.Call):
         values += [k.value for k in node.keywords if k.arg == "code"]
-        if isinstance(node.func, ast.Name) and node.func.id == "TokenRefused" and node.args:
+        if isinstance(node.func, ast.Name) and node.func.id in {"TokenRefused", "Denied"} and node.args:
             values.append(node.args[0])
+    elif isinstance(node, ast.AnnAssign):
+        if isinstance(node.target, ast.Name) and node.target.id.endswith("_ERROR") and node.value is not None:
+            values.append(node.value)
     elif isinstance(node, ast.ClassDef):
         for statement in node.body:
             if isinstance(statement, ast.Assign) and any(
@@ -75,6 +80,14 @@ def test_every_documented_error_code_exists() -> None:
     documented = re.findall(r"^\| `([^`]+)`", text, re.MULTILINE)
     assert [code for code in documented if f'"{code}"' not in source] == []
     assert len(documented) == len(set(documented))
+
+
+def test_the_guide_to_troubles_names_codes_that_exist() -> None:
+    rows = re.findall(r"^\| ((?:`[a-z_.]+`(?:, )?)+)", _page("docs/guides/troubleshooting.md"), re.MULTILINE)
+    named = {code for row in rows for code in re.findall(r"`([a-z_.]+)`", row)}
+    documented = set(re.findall(r"^\| `([^`]+)`", _page("docs/reference/errors.md"), re.MULTILINE))
+    assert len(named) > 30
+    assert named - documented - set(Status) == set()
 
 
 # --- settings ---------------------------------------------------------------------------------------------------------
