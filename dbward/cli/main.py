@@ -47,6 +47,10 @@ COMMANDS: Mapping[str, tuple[str, str, str]] = {
 }
 """Name to module, attribute and short help: a module is imported only when its command is called."""
 
+EXTRAS = {"server": "server", "agent": "agent"}
+"""What a command needs that `pip install dbward` alone does not bring; any other one that needs more needs both."""
+OURS = frozenset({"dbward", "web", "tasks", "worker"})
+
 HEALTHCHECKS = frozenset({("server", "healthcheck"), ("agent", "healthcheck")})
 """Run every few seconds: a right call of these goes past click and everything else."""
 
@@ -121,6 +125,18 @@ def _run(app: Any, argv: Sequence[str]) -> int:
         outcome = outcome_of(e)
     except click.Abort:
         outcome = Outcome({"interrupted": True}, Exit.INTERRUPTED, "interrupted", "interrupted")
+    except ModuleNotFoundError as e:
+        library = (e.name or "").partition(".")[0]
+        if library in OURS:
+            raise
+        command = next((word for word in argv if word in COMMANDS), "")
+        extra = EXTRAS.get(command, "server,agent")
+        outcome = Outcome(
+            exit=Exit.FAILED,
+            code="library_missing",
+            message=f"this needs the library {library}, which is not installed",
+            hint=f"pip install 'dbward[{extra}]'",
+        )
     except Exception as e:
         if app.out.human or isinstance(e, OSError):
             raise  # the traceback is what a report of the defect needs

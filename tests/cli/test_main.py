@@ -223,3 +223,19 @@ def test_a_defect_still_answers_programs(offline: Person) -> None:
     assert person("whoami", "--format", "json").json["error"]["code"] == "internal_error"
     with pytest.raises(KeyError):
         person("whoami")
+
+
+@pytest.mark.parametrize(
+    ("argv", "extra"),
+    [(["server", "start", "--config", "x.toml"], "server"), (["--format", "json", "agent"], "agent")],
+)
+def test_a_program_without_the_libraries_of_a_server_or_an_agent(argv: list[str], extra: str, tmp_path: Path) -> None:
+    program = "import sys; sys.modules |= {'sqlglot': None, 'sqlalchemy': None}; from dbward.cli.main import run; run()"
+    env = {"PATH": os.environ["PATH"], "HOME": str(tmp_path)}
+    ran = subprocess.run(
+        [sys.executable, "-c", program, *argv], env=env, cwd=tmp_path, capture_output=True, text=True, check=False
+    )
+    assert ran.returncode == 1
+    assert "which is not installed" in ran.stderr
+    assert "Traceback" not in ran.stderr
+    assert f"pip install 'dbward[{extra}]'" in ran.stdout + ran.stderr
