@@ -36,8 +36,8 @@ ELSEWHERE: Final = {
     # (page, how the block begins; "": all of its blocks) → the test that runs it, or why nothing does.
     ("CONTRIBUTING.md", "make setup"): "what the build server runs; test_docs.py knows the targets",
     ("README.md", "git clone"): "tests/e2e/test_demo.py",
-    ("README.md", "make setup"): "tests/docs/test_readme.py",
-    ("README.md", ".venv/bin/dbward execute"): "tests/docs/test_readme.py",
+    ("README.md", "python3 -m venv"): "tests/docs/test_readme.py",
+    ("README.md", "dbward execute"): "tests/docs/test_readme.py",
     ("README.md", "make test"): "this is make test",
     ("bench/README.md", ""): "takes ten minutes, and is run before each release",
     ("docs/deployment/agent.md", ""): "tests/deploy/test_hosts.py",

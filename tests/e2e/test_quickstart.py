@@ -50,7 +50,7 @@ def test_it_works_as_written(farm: Farm) -> None:
     program.chmod(0o755)
 
     install, *rest = COMMANDS.findall(text)
-    assert "make setup" in install
+    assert "pip install '.[server,agent]'" in install
     lines = ["set -e"]
     for line in "".join(rest).splitlines():
         now = line.replace("<id>", NEWEST).replace("http://127.0.0.1:3000", url)
