@@ -92,13 +92,15 @@ def blocks(page: str, text: str | None = None) -> list[Block]:
 def transcript(text: str) -> Iterator[Step]:
     """The commands of a `console` block: `$ command` or `alice$ command`, each with what follows it.
 
-    A command that ends in a backslash goes on in the next line. Raises `ValueError` when something is shown before
+    A command goes on in the next line after a backslash, and in lines that begin with `> `. Raises `ValueError` when something is shown before
     the first command.
     """
     step: Step | None = None
     for line in text.splitlines():
         if step is not None and step.command.endswith("\\") and not step.shown:
             step = Step(step.person, f"{step.command}\n{line}", ())
+        elif step is not None and not step.shown and (line == ">" or line.startswith("> ")):
+            step = Step(step.person, f"{step.command}\n{line[2:]}", ())
         elif (typed := _PROMPT.fullmatch(line)) is not None:
             if step is not None:
                 yield step

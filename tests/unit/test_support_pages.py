@@ -33,11 +33,11 @@ def test_blocks_are_found_where_they_stand() -> None:
 
 
 def test_a_transcript_has_people_commands_and_what_they_see() -> None:
-    text = "$ one\nalice$ two \\\n  more\nseen\n\nagain\nbob$ three"
+    text = "$ one\nalice$ two \\\n  more\nseen\n\nagain\n> again\nbob$ three <<END\n> x\n>\n> END"
     assert list(transcript(text)) == [
         Step("", "one", ()),
-        Step("alice", "two \\\n  more", ("seen", "", "again")),
-        Step("bob", "three", ()),
+        Step("alice", "two \\\n  more", ("seen", "", "again", "> again")),
+        Step("bob", "three <<END\nx\n\nEND", ()),
     ]
     with pytest.raises(ValueError, match="shown before"):
         list(transcript("seen\n$ one"))
