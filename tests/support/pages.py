@@ -92,8 +92,8 @@ def blocks(page: str, text: str | None = None) -> list[Block]:
 def transcript(text: str) -> Iterator[Step]:
     """The commands of a `console` block: `$ command` or `alice$ command`, each with what follows it.
 
-    A command goes on in the next line after a backslash, and in lines that begin with `> `. Raises `ValueError` when something is shown before
-    the first command.
+    A command goes on in the next line after a backslash, and in lines that begin with `> `. Raises `ValueError` when
+    something is shown before the first command.
     """
     step: Step | None = None
     for line in text.splitlines():
