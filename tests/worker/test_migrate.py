@@ -12,6 +12,7 @@ import pytest
 from dbward.client.agent_api import AgentApi
 from dbward.domain.migration import Applied, Repair, signed_texts
 from dbward.domain.model import Operation
+from dbward.domain.sql.classify import classify_script
 from tests.worker.migrations import (
     DOWN,
     ENGINES,
@@ -220,3 +221,47 @@ def test_a_record_of_another_tool_alone(agent: Bench, db: TargetDb) -> None:
     assert steps(agent.run(DOWN, pinned(3, "DELETE FROM t"))) == [("3", "reverted")]
     assert steps(agent.run(UP, pinned(20, insert(2)), pinned(21, insert(3)))) == [("20", "skipped"), ("21", "applied")]
     assert ids(db) == [3]
+
+
+CODE = {
+    "postgresql": [
+        (
+            "CREATE FUNCTION double() RETURNS trigger LANGUAGE plpgsql AS"
+            " $$ BEGIN NEW.name := NEW.name || NEW.name; RETURN NEW; END $$;"
+            "CREATE TRIGGER doubled BEFORE INSERT ON t FOR EACH ROW EXECUTE FUNCTION double();"
+            "DO $$ BEGIN INSERT INTO t VALUES (1, 'a'); END $$"
+        ),
+        "DROP TRIGGER doubled ON t; DROP FUNCTION double()",
+    ],
+    "mysql": [
+        (
+            "CREATE TRIGGER doubled BEFORE INSERT ON t FOR EACH ROW BEGIN"
+            " IF NEW.name IS NOT NULL THEN SET NEW.name = CONCAT(NEW.name, NEW.name); END IF; END;"
+            "CREATE PROCEDURE add_one(n INT) BEGIN DECLARE i INT DEFAULT 0;"
+            " WHILE i < n DO INSERT INTO t VALUES (i + 1, CASE WHEN i THEN 'b' ELSE 'a' END); SET i = i + 1;"
+            " END WHILE; END;"
+            "SET FOREIGN_KEY_CHECKS = 0; CALL add_one(1); SET FOREIGN_KEY_CHECKS = 1"
+        ),
+        "DROP PROCEDURE add_one; DROP TRIGGER doubled",
+    ],
+    "sqlite": [
+        (
+            "CREATE TRIGGER doubled AFTER INSERT ON t BEGIN"
+            " UPDATE t SET name = CASE WHEN 1 THEN name || name END WHERE id = NEW.id; SELECT 1; END;"
+            "INSERT INTO t VALUES (1, 'a')"
+        ),
+        "DROP TRIGGER doubled",
+    ],
+}
+"""Files with code in them, by dialect: what they do, and what takes it back."""
+
+
+def test_a_file_with_code_in_it_runs_as_it_was_cut(agent: Bench, db: TargetDb) -> None:
+    dialect = agent.databases.driver(TARGET).dialect
+    up, down = (list(classify_script(text, dialect).texts) for text in CODE[dialect])
+    outcome = agent.run(UP, pinned(1, *up))
+    assert (outcome["error"], steps(outcome)) == (None, [("1", "applied")])
+    assert db.direct("SELECT name FROM t") == [("aa",)]
+    assert steps(agent.run(DOWN, pinned(1, *down))) == [("1", "reverted")]
+    db.direct("INSERT INTO t VALUES (2, 'b')")
+    assert db.direct("SELECT name FROM t WHERE id = 2") == [("b",)]

@@ -36,13 +36,17 @@ def classify(text: str, dialect: Dialect, *, vouched: Collection[str] = ()) -> C
 
 
 def classify_script(text: str, dialect: Dialect, *, vouched: Collection[str] = ()) -> Classification:
-    """Judge a file of a migration: as `classify`, but nothing of it is shown, so it may hold several reads."""
-    return Classification(Operation.EXECUTE_DML, _statements(text, dialect, vouched))
+    """Judge a file of a migration. Unlike what `classify` takes, it may hold several reads, of which nothing is shown,
+    and triggers, routines, types, schemas and the like, of which nobody knows what they do: their risk is unknown.
+    """
+    return Classification(Operation.EXECUTE_DML, _statements(text, dialect, vouched, script=True))
 
 
-def _statements(text: str, dialect: Dialect, vouched: Collection[str]) -> tuple[Statement, ...]:
+def _statements(
+    text: str, dialect: Dialect, vouched: Collection[str], *, script: bool = False
+) -> tuple[Statement, ...]:
     _refuse_raw(text)
-    statements = _CLASSIFIERS[dialect](text, vouched=vouched)
+    statements = _CLASSIFIERS[dialect](text, vouched=vouched, script=script)
     if not statements:
         raise Invalid("there is no SQL statement", code="sql.empty")
     return statements

@@ -7,10 +7,12 @@ from dataclasses import dataclass, replace
 
 from dbward.domain.model import Dialect
 from dbward.domain.sql.lex import Kind, Token, tokenize
+from dbward.domain.sql.routines import Body
 from dbward.errors import Invalid
 
 MAX_NESTING = 200
 MAX_STATEMENTS = 100
+MAX_STATEMENTS_IN_FILE = 1000
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,10 +42,15 @@ class Piece:
         return replace(self, text=" " * at + self.text[at:], tokens=self.tokens[index:], offsets=self.offsets[index:])
 
 
-def cut(text: str, dialect: Dialect) -> list[Piece]:
-    """Cut at every `;`. One inside parentheses is refused, like parentheses that do not match. Raises `Invalid`."""
+def cut(text: str, dialect: Dialect, *, script: bool = False) -> list[Piece]:
+    """Cut at every `;`. One inside parentheses is refused, like parentheses that do not match. Raises `Invalid`.
+
+    In a `script`, the body of a trigger or a routine is not cut where MySQL and SQLite write it without quotes.
+    """
     pieces: list[Piece] = []
     piece: list[Token] = []
+    body = Body() if script and dialect is not Dialect.POSTGRESQL else None
+    most = MAX_STATEMENTS_IN_FILE if script else MAX_STATEMENTS
     depth = 0
     for token in (*tokenize(text, dialect), Token(Kind.OP, len(text), len(text), ";")):
         sign = token.text if token.kind is Kind.OP else ""
@@ -52,11 +59,16 @@ def cut(text: str, dialect: Dialect) -> list[Piece]:
             raise Invalid("the parentheses do not match", code="sql.unparsable")
         if depth > MAX_NESTING:
             raise Invalid(f"parentheses nested more than {MAX_NESTING} deep", code="sql.rejected")
-        if sign == ";":
+        if body is not None and not _is_comment(token):
+            body.feed(token)
+        inside = body is not None and body.open
+        if sign == ";" and not (inside and token.end > token.start):
+            if inside:
+                raise Invalid("a body that begins with BEGIN has no END", code="sql.unparsable")
             if piece:
                 pieces.append(_without_comments(text, piece, dialect))
-            if len(pieces) > MAX_STATEMENTS:
-                raise Invalid(f"more than {MAX_STATEMENTS} statements at once", code="sql.rejected")
+            if len(pieces) > most:
+                raise Invalid(f"more than {most} statements at once", code="sql.rejected")
             piece = []
         elif piece or not _is_comment(token):
             piece.append(token)

@@ -19,6 +19,7 @@ from dbward.domain.sql.lex import Kind as Lexed
 from dbward.domain.sql.lex import Token, words
 from dbward.domain.sql.parse import parse_statement
 from dbward.domain.sql.reads import reason_in_tokens, reason_in_tree
+from dbward.domain.sql.routines import routine
 from dbward.domain.sql.statements import Kind, Statement
 from dbward.errors import Invalid
 
@@ -62,6 +63,7 @@ _SHOW_SIGNS = frozenset({".", ",", "=", "<", ">", "!"})
 _CONNECTIVES = words("AND OR NOT LIKE REGEXP RLIKE IS NULL")
 _SET_SCOPES = words("SESSION LOCAL")
 _SET_NUMBERS = words("WAIT_TIMEOUT NET_READ_TIMEOUT NET_WRITE_TIMEOUT")
+_SET_CHECKS = words("FOREIGN_KEY_CHECKS UNIQUE_CHECKS")
 _UTF8 = frozenset({"'utf8mb4'", "UTF8MB4"})
 
 _EXPLAIN_WORDS = words("EXTENDED PARTITIONS FORMAT = JSON TRADITIONAL TREE")
@@ -78,17 +80,22 @@ class _Judged:
     tree: Any = None
 
 
-def _classify(text: str, *, dialect: Dialect, vouched: Collection[str] = ()) -> tuple[Statement, ...]:
-    """Every statement of `text`. Raises `Invalid`: `sql.unparsable`, or `sql.rejected` for what nobody may ask for."""
-    return tuple(_statement(piece, dialect, vouched) for piece in cut(text, dialect))
+def _classify(
+    text: str, *, dialect: Dialect, vouched: Collection[str] = (), script: bool = False
+) -> tuple[Statement, ...]:
+    """Every statement of `text`. Raises `Invalid`: `sql.unparsable`, or `sql.rejected` for what nobody may ask for.
+
+    `script`: it is a file of a migration, which may also hold triggers, routines and events.
+    """
+    return tuple(_statement(piece, dialect, vouched, script) for piece in cut(text, dialect, script=script))
 
 
 classify_mysql = partial(_classify, dialect=Dialect.MYSQL)
 classify_sqlite = partial(_classify, dialect=Dialect.SQLITE)
 
 
-def _statement(piece: Piece, dialect: Dialect, vouched: Collection[str]) -> Statement:
-    judged = _judge(piece, dialect, vouched)
+def _statement(piece: Piece, dialect: Dialect, vouched: Collection[str], script: bool) -> Statement:  # noqa: FBT001
+    judged = (_of_script(piece, dialect) if script else None) or _judge(piece, dialect, vouched)
     return Statement(
         text=piece.text,
         start=piece.start,
@@ -97,6 +104,30 @@ def _statement(piece: Piece, dialect: Dialect, vouched: Collection[str]) -> Stat
         reasons=judged.reasons,
         tree=judged.tree,
     )
+
+
+def _of_script(piece: Piece, dialect: Dialect) -> _Judged | None:
+    """What only a file of a migration may hold. Nothing is known of what it does, which is what its reasons say."""
+    first = piece.first
+    if first == "DELIMITER":
+        raise Invalid(
+            "DELIMITER is no SQL but a word of the mysql client",
+            code="sql.rejected",
+            hint="leave it out: a body from BEGIN to END is taken as a whole",
+        )
+    if first in {"CREATE", "ALTER", "DROP"}:
+        what = routine(piece.tokens)
+        if first == "CREATE" and dialect is Dialect.SQLITE and piece.word(1) == "VIRTUAL":
+            what = "VIRTUAL_TABLE"
+        if what is not None:
+            _refuse_tokens(piece)
+            kind = Kind.DESTRUCTIVE_DDL if first == "DROP" else Kind.DDL
+            return _Judged(kind, first, (f"statement:{first.lower()}", f"code:{what.lower()}"))
+    if first == "SET" and dialect is Dialect.MYSQL:
+        said = [token.text for token in piece.tokens[1:] if token.text not in _SET_SCOPES]
+        if len(said) == 3 and said[0] in _SET_CHECKS and said[1] == "=" and said[2] in {"0", "1"}:
+            return _Judged(Kind.DML, "SET", (f"setting:{said[0].lower()}",))
+    return None
 
 
 def _judge(piece: Piece, dialect: Dialect, vouched: Collection[str]) -> _Judged:

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import re
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, Final
 
 from dbward.domain.model import Dialect
 from dbward.domain.sql.cut import Piece, cut
@@ -16,14 +17,16 @@ from dbward.domain.sql.pgtree import LOCATIONS, PgNode, PgStatement, parse_postg
 from dbward.domain.sql.postgresql_names import FUNCTIONS, FUNCTIONS_OF_LATER_VERSIONS, OPERATORS, TYPES
 from dbward.domain.sql.postgresql_tables import (
     ALTERATIONS,
-    COMMENTED,
+    ALTERATIONS_OF_SCRIPTS,
     EXPLAINED,
     FIELD_NODES,
     NAMED_KINDS,
     NODES,
     OBJECTS,
+    OBJECTS_OF_SCRIPTS,
     RENAMED,
     SAMPLING,
+    SCRIPTED,
     SETTINGS,
     STATEMENTS,
     TIMEOUT_MAX_MS,
@@ -38,33 +41,56 @@ _DURATION = re.compile(r"([0-9]{1,9})\s*(ms|s|)")
 _UTF8 = frozenset({"utf8", "utf-8", "unicode"})
 
 
-def classify_postgresql(text: str, *, vouched: Collection[str] = ()) -> tuple[Statement, ...]:
-    """Every statement of `text`. `vouched`: lower-case function names, with a schema or without, that are trusted.
+@dataclass(frozen=True, slots=True)
+class _Rules:
+    """What may be asked for: types of statements, and what DDL may be about."""
+
+    statements: Mapping[str, Known]
+    objects: frozenset[str]
+    renamed: frozenset[str]
+    alterations: frozenset[str]
+
+
+_AD_HOC: Final = _Rules(STATEMENTS, OBJECTS, RENAMED, ALTERATIONS)
+_SCRIPT: Final = _Rules(
+    {**STATEMENTS, **SCRIPTED},
+    OBJECTS | OBJECTS_OF_SCRIPTS,
+    RENAMED | OBJECTS_OF_SCRIPTS,
+    ALTERATIONS | ALTERATIONS_OF_SCRIPTS,
+)
+
+
+def classify_postgresql(text: str, *, vouched: Collection[str] = (), script: bool = False) -> tuple[Statement, ...]:
+    """Every statement of `text`. `vouched`: lower-case function names, with a schema or without, that are trusted;
+    `script`: it is a file of a migration, which may also hold code, types, schemas, extensions and rights.
 
     Raises `Invalid`: `sql.unparsable` when the readings do not agree or there is none, `sql.rejected` for what is not
     to be asked for here.
     """
-    pieces = cut(text, Dialect.POSTGRESQL)
+    pieces = cut(text, Dialect.POSTGRESQL, script=script)
     parsed = parse_postgresql(text)
+    rules = _SCRIPT if script else _AD_HOC
     for statement in parsed:
-        if statement.type not in STATEMENTS:
+        if statement.type not in rules.statements:
             raise _rejected(f"{_words_of(statement.type)} is not among the statements that may be asked for here")
     if len(parsed) != len(pieces):
         raise Invalid("the SQL is not understood the same way twice", code="sql.unparsable")
     return tuple(
-        _statement(piece, found, parsed if piece.text == text else parse_postgresql(piece.text), vouched)
+        _statement(piece, found, parsed if piece.text == text else parse_postgresql(piece.text), vouched, rules)
         for piece, found in zip(pieces, parsed, strict=True)
     )
 
 
-def _statement(piece: Piece, found: PgStatement, again: Sequence[PgStatement], vouched: Collection[str]) -> Statement:
+def _statement(
+    piece: Piece, found: PgStatement, again: Sequence[PgStatement], vouched: Collection[str], rules: _Rules
+) -> Statement:
     """`found` as it was read in the whole text, `again` what the piece alone says."""
-    known = STATEMENTS[found.type]
+    known = rules.statements[found.type]
     same = len(again) == 1 and (again[0] is found or _shape(again[0].node) == _shape(found.node))
     if piece.first not in known.starts or not same:
         raise Invalid("the SQL reads differently without its comments", code="sql.unparsable")
     node = again[0].node
-    kind, reasons = _judge(found.type, node[found.type], known, vouched)
+    kind, reasons = _judge(found.type, node[found.type], known, vouched, rules)
     return Statement(text=piece.text, start=piece.start, verb=known.verb, kind=kind, reasons=reasons, tree=node)
 
 
@@ -73,7 +99,9 @@ def _words_of(type_: str) -> str:
     return " ".join(re.findall("[A-Z][a-z]*", type_.removesuffix("Stmt"))).upper()
 
 
-def _judge(type_: str, fields: PgNode, known: Known, vouched: Collection[str]) -> tuple[Kind, tuple[str, ...]]:
+def _judge(
+    type_: str, fields: PgNode, known: Known, vouched: Collection[str], rules: _Rules
+) -> tuple[Kind, tuple[str, ...]]:
     """The kind, and why it is no read. Raises `Invalid` when it is not to be asked for."""
     match type_:
         case "SelectStmt":
@@ -86,9 +114,12 @@ def _judge(type_: str, fields: PgNode, known: Known, vouched: Collection[str]) -
             return Kind.SELECT, ()
         case "VariableShowStmt":
             return Kind.SELECT, ()
+        case _ if type_ in SCRIPTED:
+            return known.kind, (f"statement:{known.verb.lower()}", f"code:{_words_of(type_).lower().replace(' ', '_')}")
         case _:
-            _check_object(type_, fields)
-            return known.kind, (f"statement:{known.verb.lower()}", *_unvouched(fields, vouched))
+            about = _check_object(type_, fields, rules)
+            code = (f"code:{_said(about)}",) if about in OBJECTS_OF_SCRIPTS - RENAMED else ()
+            return known.kind, (f"statement:{known.verb.lower()}", *code, *_unvouched(fields, vouched))
 
 
 def _explain(fields: PgNode, vouched: Collection[str]) -> tuple[Kind, tuple[str, ...]]:
@@ -99,7 +130,7 @@ def _explain(fields: PgNode, vouched: Collection[str]) -> tuple[Kind, tuple[str,
     type_ = next(iter(inner), "")
     if type_ not in EXPLAINED:
         raise _rejected("EXPLAIN of this statement is refused")
-    kind, reasons = _judge(type_, inner[type_], STATEMENTS[type_], vouched)
+    kind, reasons = _judge(type_, inner[type_], STATEMENTS[type_], vouched, _AD_HOC)
     if _analyzes(fields.get("options", ())):
         return kind, reasons
     planned = tuple(reason for reason in reasons if reason.startswith("unvouched_") or reason == "select_into")
@@ -144,30 +175,42 @@ def _shortens(value: str) -> bool:
     return 0 < int(found[1]) * (1000 if found[2] == "s" else 1) <= TIMEOUT_MAX_MS
 
 
-def _check_object(type_: str, fields: PgNode) -> None:
-    """DDL may be about tables, views, indexes and sequences only. Raises `Invalid`."""
+def _check_object(type_: str, fields: PgNode, rules: _Rules) -> str:
+    """What the DDL is about, as the grammar calls it: by default tables, views, indexes and sequences only.
+
+    Raises `Invalid` when `rules` do not know it.
+    """
     match type_:
         case "DropStmt":
-            _one_of(fields.get("removeType"), OBJECTS)
+            return _one_of(fields.get("removeType"), rules.objects)
         case "AlterTableStmt":
-            _one_of(fields.get("objtype"), OBJECTS)
             for command in fields.get("cmds", ()):
-                _one_of(command.get("AlterTableCmd", {}).get("subtype"), ALTERATIONS)
+                _one_of(command.get("AlterTableCmd", {}).get("subtype"), rules.alterations)
+            return _one_of(fields.get("objtype"), rules.objects)
         case "RenameStmt":
-            _one_of(fields.get("renameType"), RENAMED)
-            _one_of(fields.get("relationType", "OBJECT_TABLE"), OBJECTS | {"OBJECT_ACCESS_METHOD", "OBJECT_UNDEFINED"})
+            of = OBJECTS | {"OBJECT_ACCESS_METHOD", "OBJECT_UNDEFINED"}
+            _one_of(fields.get("relationType", "OBJECT_TABLE"), rules.objects | of)
+            return _one_of(fields.get("renameType"), rules.renamed)
         case "AlterObjectSchemaStmt":
-            _one_of(fields.get("objectType"), OBJECTS)
+            return _one_of(fields.get("objectType"), rules.objects)
         case "CommentStmt":
-            _one_of(fields.get("objtype"), COMMENTED)
+            return _one_of(fields.get("objtype"), rules.renamed)
         case "CreateTableAsStmt":
-            _one_of(next(iter(fields.get("query", {})), ""), frozenset({"SelectStmt"}))
+            return _one_of(next(iter(fields.get("query", {})), ""), frozenset({"SelectStmt"}))
+        case _:
+            return ""
 
 
-def _one_of(found: str | None, known: Collection[str]) -> None:
-    if found not in known:
-        what = (found or "this").removeprefix("OBJECT_").removeprefix("AT_").lower()
-        raise _rejected(f"DDL is possible for tables, views, indexes and sequences only, not for {what}")
+def _one_of(found: str | None, known: Collection[str]) -> str:
+    if found is None or found not in known:
+        raise _rejected(
+            f"DDL is possible for tables, views, indexes and sequences only, not for {_said(found or 'this')}"
+        )
+    return found
+
+
+def _said(object_: str) -> str:
+    return object_.removeprefix("OBJECT_").removeprefix("AT_").lower()
 
 
 def _why_no_read(fields: PgNode, vouched: Collection[str]) -> tuple[str, ...]:

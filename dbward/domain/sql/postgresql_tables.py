@@ -52,6 +52,45 @@ STATEMENTS: Final[Mapping[str, Known]] = {
     "CreateSeqStmt": _known(Kind.DESTRUCTIVE_DDL, "CREATE"),
 }
 
+SCRIPTED: Final[Mapping[str, Known]] = {
+    type_: _known(Kind.DDL, verb.split()[0], verb)
+    for verb, types in {
+        "CREATE": """
+            CreateFunctionStmt CreateTrigStmt CreateEnumStmt CompositeTypeStmt CreateRangeStmt CreateDomainStmt
+            DefineStmt CreateSchemaStmt CreateExtensionStmt CreatePolicyStmt RuleStmt CreateStatsStmt CreateCastStmt
+            CreateOpClassStmt CreateOpFamilyStmt CreateEventTrigStmt
+            """,
+        "ALTER": """
+            AlterFunctionStmt AlterEnumStmt AlterDomainStmt AlterTypeStmt AlterExtensionStmt AlterExtensionContentsStmt
+            AlterPolicyStmt AlterStatsStmt AlterOwnerStmt AlterObjectDependsStmt AlterDefaultPrivilegesStmt
+            AlterEventTrigStmt
+            """,
+        "DO": "DoStmt",
+        "LOCK": "LockStmt",
+        "GRANT REVOKE": "GrantStmt",
+    }.items()
+    for type_ in types.split()
+}
+"""What only a file of a migration may hold: code, types, schemas, extensions, rights. No accounts, no settings of the
+server, no files of its machine. Nothing is known of what they do."""
+
+OBJECTS_OF_SCRIPTS: Final = words(
+    """
+    OBJECT_AGGREGATE OBJECT_CAST OBJECT_COLLATION OBJECT_COLUMN OBJECT_CONVERSION OBJECT_DOMAIN OBJECT_DOMCONSTRAINT
+    OBJECT_EVENT_TRIGGER OBJECT_EXTENSION OBJECT_FUNCTION OBJECT_OPCLASS OBJECT_OPERATOR OBJECT_OPFAMILY OBJECT_POLICY
+    OBJECT_PROCEDURE OBJECT_ROUTINE OBJECT_RULE OBJECT_SCHEMA OBJECT_STATISTIC_EXT OBJECT_TABCONSTRAINT OBJECT_TRIGGER
+    OBJECT_TYPE OBJECT_ATTRIBUTE
+    """
+)
+"""Objects that statements which are known may be about in such a file, beside those of `OBJECTS`."""
+
+ALTERATIONS_OF_SCRIPTS: Final = words(
+    """
+    AT_EnableAlwaysTrig AT_EnableReplicaTrig AT_EnableTrigAll AT_DisableTrigAll AT_EnableTrigUser AT_DisableTrigUser
+    AT_EnableRule AT_EnableAlwaysRule AT_EnableReplicaRule AT_DisableRule AT_AddOf AT_DropOf
+    """
+)
+
 EXPLAINED: Final = words("SelectStmt InsertStmt UpdateStmt DeleteStmt MergeStmt CreateTableAsStmt")
 """What EXPLAIN may be asked for; the rest of what the grammar lets through is refused."""
 
@@ -59,7 +98,7 @@ OBJECTS: Final = words("OBJECT_TABLE OBJECT_VIEW OBJECT_MATVIEW OBJECT_INDEX OBJ
 """Objects that may be altered, renamed and dropped: no accounts, rights, code, types or whole schemas."""
 
 RENAMED: Final = OBJECTS | words("OBJECT_COLUMN OBJECT_TABCONSTRAINT")
-COMMENTED: Final = RENAMED
+"""What else has a name that may be changed, or be commented on."""
 
 ALTERATIONS: Final = words(
     """
