@@ -27,6 +27,7 @@ from dbward.cli.sample import create_sample
 from dbward.errors import Misconfigured
 
 DATABASE, ENVIRONMENT = "app", "development"
+URL_VARIABLE = "DBWARD_DEV_DATABASE_URL"
 READY_SECS = 60
 DATABASE_SECS = 30
 """How long a database that was named may take until it answers."""
@@ -60,7 +61,11 @@ _Event = _Line | _Ended | _Stop
 
 
 @click.command("dev", short_help="Try dbward on this machine.", epilog=EPILOG)
-@click.option("--database-url", metavar="URL", help="The database to run on; without it a sample shop in SQLite.")
+@click.option(
+    "--database-url",
+    metavar="URL",
+    help=f"The database to run on; without it a sample shop in SQLite. In {URL_VARIABLE} nobody else can read it.",
+)
 @click.option("--port", type=click.IntRange(0, 65535), default=3000, show_default=True, help="0 takes any free port.")
 @global_options(hidden=True)
 @pass_app
@@ -89,7 +94,7 @@ def dev(app: App, database_url: str | None, port: int) -> None:
                 code="listen.failed",
                 hint="choose another with --port; --port 0 takes any that is free",
             )
-        target, shown = _target(home, database_url, app.env.cwd)
+        target, shown = _target(home, database_url or app.env.variables.get(URL_VARIABLE), app.env.cwd)
         log = None if app.out.human else stack.enter_context((home / "dev.log").open("wb"))
         crew = _Crew(app.env.variables, log)
         stack.enter_context(_signals_to(crew.events))
@@ -166,7 +171,7 @@ def _start_and_watch(app: App, crew: _Crew, home: Path, database_url: str, shown
     ready.parent.mkdir(exist_ok=True)
     ready.unlink(missing_ok=True)
     _write(home / "agent.toml", _agent_toml(url, ready.parent))
-    secrets = {"DBWARD_DEV_AGENT_TOKEN": (home / "agent-token").read_text(), "DBWARD_DEV_DATABASE_URL": database_url}
+    secrets = {"DBWARD_DEV_AGENT_TOKEN": (home / "agent-token").read_text(), URL_VARIABLE: database_url}
     crew.start("agent", ["agent", "--config", str(home / "agent.toml")], secrets)
     if _await_agent(crew, ready):
         _say_ready(app, url, client, shown)
@@ -374,7 +379,7 @@ url = {_toml(url)}
 agent_token = "${{DBWARD_DEV_AGENT_TOKEN}}"
 
 [databases.{DATABASE}.{ENVIRONMENT}]
-url = "${{DBWARD_DEV_DATABASE_URL}}"
+url = "${{{URL_VARIABLE}}}"
 """
 
 

@@ -70,7 +70,7 @@ def doctor(
     Real connections are made: to the server, and for an agent to every database, for a server to its state and its
     results. Nothing is changed. No password and no token is printed.
 
-    Exit status: 0 nothing is wrong, warnings aside; 2 something is; 1 it could not be examined.
+    Exit status: 0 nothing is wrong, warnings aside; 2 something is.
     """
     if client + (agent_file is not None) + (server_file is not None) > 1:
         raise click.UsageError("--client, --agent and --server exclude each other")

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from itertools import count
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import click
 
@@ -92,14 +93,15 @@ def init(
             _write(path, file)
         app.out.data(map(str, written))
         _say_what_next(app, chosen, base, kept=keep)
-    return Outcome(
-        {
-            "files_created": [] if dry_run else list(map(str, written)),
-            "files_kept": list(map(str, keep)),
-            "preset": preset,
-            "dry_run": dry_run,
-        }
-    )
+    data: dict[str, Any] = {
+        "files_created": [] if dry_run else list(map(str, written)),
+        "files_kept": list(map(str, keep)),
+        "preset": preset,
+        "dry_run": dry_run,
+    }
+    if dry_run:
+        data["would_create"] = [{"path": str(path), "text": file.text} for path, file in written.items()]
+    return Outcome(data)
 
 
 def _preset(name: str | None) -> Preset | None:
@@ -148,12 +150,18 @@ def _write(path: Path, file: File) -> None:
         if not path.parent.exists():
             path.parent.mkdir(mode=0o755 if file.mode == SHARED else 0o700, parents=True)
         if path.exists():
-            path.rename(path.with_name(f"{path.name}.old"))
+            path.rename(_aside(path))
         replace_file(path, file.text.encode())
         if file.mode == SHARED:
             path.chmod(file.mode)
     except OSError as e:
         raise Misconfigured(f"{path} cannot be written: {e.strerror}", code="init.unwritable") from e
+
+
+def _aside(path: Path) -> Path:
+    """A name beside it that is free: what is kept there may hold the only copy of a token."""
+    names = (f"{path.name}.old{f'-{number}' if number > 1 else ''}" for number in count(1))
+    return next(free for name in names if not (free := path.with_name(name)).exists())
 
 
 def _say_what_next(app: App, preset: Preset | None, base: Path, *, kept: set[Path]) -> None:

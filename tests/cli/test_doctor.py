@@ -6,6 +6,7 @@ import json
 import os
 import re
 import secrets
+import shlex
 import sqlite3
 import ssl
 import subprocess
@@ -576,8 +577,29 @@ def test_what_does_not_go_together(offline: Person, argv: tuple[str, ...]) -> No
     assert offline("doctor", *argv, "--format", "json").json["error"]["code"] == "usage"
 
 
+PAGE = (Path(__file__).parents[2] / "docs/guides/doctor.md").read_text()
+
+
+@pytest.mark.e2e
+def test_what_the_page_says_to_type(place: Place, tmp_path: Path) -> None:
+    place.agent_file(tmp_path, {"shop": f"sqlite:///{place.farm.dir}/shop.db"})
+    (tmp_path / "server.toml").write_bytes(place.server.config.read_bytes())
+    env = {"DBWARD_SERVER_URL": place.server.url, "DBWARD_TOKEN": TOKENS["alice"]}
+    env |= {"DBWARD_AGENT_TOKEN": place.server.agent_token, "T_ALICE": TOKENS["alice"], "T_BOB": TOKENS["bob"]}
+    commands = [shlex.split(line, comments=True) for line in re.findall(r"^dbward .+", PAGE, re.MULTILINE)]
+    assert len(commands) == 3
+    kinds = [place.doctor(*words[2:], cwd=tmp_path, **env).ran.data["kind"] for words in commands]
+    assert kinds == ["client", "agent", "server"]
+
+
+def test_a_configuration_in_the_environment(place: Place, tmp_path: Path) -> None:
+    text = "state_dir = 'state'\n[server]\nlisten = '127.0.0.1:0'\n[auth]\ndefault_role = '${ROLE}'\n"
+    found = place.doctor("--server", cwd=tmp_path, DBWARD_CONFIG_TOML=text, ROLE="requester")
+    assert (found.failed, found.status("config_permissions")) == ({"workflow_validity"}, ["skip"])
+    assert place.doctor("--server", cwd=tmp_path, DBWARD_CONFIG_TOML=text).failed == {"env_vars", "config_parse"}
+
+
 def test_the_page_has_a_row_for_every_check() -> None:
-    page = (Path(__file__).parents[2] / "docs/guides/doctor.md").read_text()
-    rows = re.findall(r"^\| ((?:`[^`]+`(?:, )?)+) \|", page, re.MULTILINE)
+    rows = re.findall(r"^\| ((?:`[^`]+`(?:, )?)+) \|", PAGE, re.MULTILINE)
     named = {name.partition(":")[0] for row in rows for name in re.findall(r"`([^`]+)`", row)}
     assert named == set(ABOUT)

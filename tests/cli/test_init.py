@@ -120,7 +120,9 @@ def test_a_global_file_stays_as_it_is(person: Person) -> None:
     again = person("init", "--non-interactive", "--format", "json")
     assert again.json["error"]["code"] == "init.exists"
     assert person("init", "--non-interactive", "--force").status == 0
+    assert person("init", "--non-interactive", "--force").status == 0
     assert "kept" in mine.with_name("config.toml.old").read_text()
+    assert "kept" not in mine.with_name("config.toml.old-2").read_text()
 
 
 def test_all_in_one_file(person: Person) -> None:
@@ -143,6 +145,7 @@ def test_a_dry_run_writes_nothing(person: Person, argv: list[str]) -> None:
     assert not global_file(person).exists()
     data = person("init", "--dry-run", "--non-interactive", "--format", "json", *argv).data
     assert (data["files_created"], data["dry_run"]) == ([], True)
+    assert all("\n" in file["text"] for file in data["would_create"])
 
 
 @pytest.mark.parametrize(

@@ -51,8 +51,8 @@ def test_a_shown_url_has_no_secret(url: str, shown: str):
     assert without_secrets(url) == shown
 
 
-def start(farm: Farm, *options: str) -> tuple[Process, Path]:
-    process = farm.spawn("dev", [*DBWARD, "dev", "--port", "0", *options])
+def start(farm: Farm, **env: str) -> tuple[Process, Path]:
+    process = farm.spawn("dev", [*DBWARD, "dev", "--port", "0"], env=env)
     farm.until(lambda: "dbward dev is ready: " in process.log(), "dev is ready", process)
     return process, farm.dir / "home" / ".dbward" / "dev"
 
@@ -92,7 +92,7 @@ def test_dev_on_a_named_database_shows_no_password(farm: Farm, postgres_url: str
     scheme, _, rest = postgres_url.partition("://")
     user, _, place = rest.rpartition("@")
     url = f"{scheme}://{user.partition(':')[0]}:{user.partition(':')[2] or 'hunter2x'}@{place}"
-    process, home = start(farm, "--database-url", url)
+    process, home = start(farm, DBWARD_DEV_DATABASE_URL=url)
     password = url.partition("://")[2].partition("@")[0].partition(":")[2]
     assert run_sql(home, "SELECT 40 + 2 AS n")["result_data"]["rows"] == [{"n": 42}]
     assert f":{password}@" not in process.log()

@@ -7,11 +7,12 @@ from typing import Final
 
 from dbward.cli.diagnosis.model import Check, failed, passed, skipped, warned
 from dbward.domain import rbac
-from dbward.domain.model import Action, Approver, Operation, PolicySet, Principal, Step, Workflow
+from dbward.domain.model import Action, Approver, Operation, Permission, PolicySet, Principal, Step, Workflow
 from dbward.domain.policy import find_review_policy, find_workflow
 
 DESTRUCTIVE: Final = ("drop_table", "truncate")
 """Rules that production should not go without."""
+_ASKING: Final = (Permission.REQUEST_QUERY, Permission.REQUEST_DML, Permission.REQUEST_DDL)
 
 
 def check_policy(policy: PolicySet, people: Sequence[Principal] | None) -> Iterator[Check]:
@@ -101,8 +102,8 @@ def _stuck(flow: Workflow, people: Sequence[Principal]) -> Iterator[str]:
             continue
         everybody.update(*able)
         least += _least(step)
-        if not flow.allow_self_approve and _only_one(step, able):
-            yield f"step {number}: nobody is left to approve what {', '.join(sorted(set.union(*able)))} asks for"
+        if not flow.allow_self_approve and (alone := _alone_in(able, people)) is not None:
+            yield f"step {number}: nobody else is there to approve what {alone} asks for"
     if not flow.allow_same_approver_across_steps and len(everybody) < least:
         yield f"its steps need {least} different people, and {len(everybody)} could"
 
@@ -116,6 +117,11 @@ def _least(step: Step) -> int:
     return sum(needed) if step.mode == "all" else min(needed)
 
 
-def _only_one(step: Step, able: Sequence[set[str]]) -> bool:
-    """Whether one and the same person is all that the step has, who may not approve what they ask for themselves."""
-    return len(set.union(*able)) == 1 and len(step.approvers) > 0
+def _alone_in(able: Sequence[set[str]], people: Sequence[Principal]) -> str | None:
+    """Who is all that a step has, though they may ask for things themselves."""
+    there = set.union(*able)
+    if len(there) != 1:
+        return None
+    (subject,) = there
+    roles = next(one.roles for one in people if one.subject == subject)
+    return subject if any(rbac.reach(role, permission) for role in roles for permission in _ASKING) else None
