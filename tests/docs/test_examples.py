@@ -54,6 +54,7 @@ ELSEWHERE: Final = {
     ("docs/deployment/tls.md", ""): "tests/deploy/test_tls.py",
     ("docs/deployment/upgrading.md", "cp dbward.db.before"): "tests/store/test_migrations.py",
     ("docs/flower.md", ""): "tests/broker/test_workers.py",
+    ("docs/guides/doctor.md", ""): "tests/cli/test_doctor.py",
     ("docs/guides/single-sign-on.md", "$ dbward login"): "tests/e2e/test_single_sign_on.py",
     ("docs/quickstart.md", ""): "tests/e2e/test_quickstart.py",
     ("docs/reference/metrics.md", ""): "tests/docs/test_metrics.py",

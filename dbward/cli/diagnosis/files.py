@@ -87,6 +87,14 @@ def others_may(path: Path, *, reading: bool) -> Iterator[str]:
         yield f"{path} (mode {mode:04o}) can be read by others than its owner"
 
 
+def anybody_may(path: Path) -> bool:
+    """Whether users beyond owner and group may read or change it."""
+    try:
+        return bool(path.stat().st_mode & (stat.S_IROTH | stat.S_IWOTH))
+    except OSError:
+        return False
+
+
 def passwords_of(url: str) -> list[str]:
     """The password in a URL, as it stands there and as it is meant."""
     try:

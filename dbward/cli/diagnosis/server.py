@@ -14,6 +14,7 @@ from dbward import VERSION, keys, signalling
 from dbward.backups import places
 from dbward.cli.diagnosis.agents import check_agents
 from dbward.cli.diagnosis.files import (
+    anybody_may,
     CORRECT,
     check_config_access,
     check_directory,
@@ -40,7 +41,7 @@ from dbward.services.bootstrap import ADMIN_TOKEN, AGENT_TOKEN, REQUESTER_TOKEN
 from dbward.settings.load import Source
 from dbward.settings.server import ServerSettings, load_server
 
-SECRET_FILES: Final = (keys.EXECUTION_KEY, keys.AUDIT_KEY, ADMIN_TOKEN, AGENT_TOKEN, REQUESTER_TOKEN, "dbward.db")
+SECRET_FILES: Final = (keys.EXECUTION_KEY, keys.AUDIT_KEY, ADMIN_TOKEN, AGENT_TOKEN, REQUESTER_TOKEN)
 DISK_FAIL_BYTES: Final = 100 * 1024 * 1024
 DISK_WARN_BYTES: Final = 1024 * 1024 * 1024
 TOKEN_WARN: Final = timedelta(days=14)
@@ -189,15 +190,23 @@ def _parsed(settings: ServerSettings) -> Check:
 
 
 def _state_access(settings: ServerSettings) -> Check:
-    exposed = [text for name in SECRET_FILES for text in others_may(settings.state_dir / name, reading=True)]
-    if exposed:
+    paths = [settings.state_dir / name for name in SECRET_FILES]
+    if settings.state.url.startswith("sqlite:"):
+        paths.append(connect.sqlite_path(connect.parse_url(settings.state)))
+    exposed = [text for path in paths for text in others_may(path, reading=True)]
+    if not exposed:
+        return passed("state_permissions", "keys, tokens and state are the server's alone")
+    mend = "chmod 600 these files, and replace what may have been read"
+    if any(anybody_may(path) for path in paths):
         return failed(
-            "state_permissions",
-            "other users of this machine may read or change the server's keys, tokens or state",
-            "chmod 600 these files and 700 the directory; replace what may have been read",
-            exposed,
+            "state_permissions", "everybody on this machine may read or change the server's secrets", mend, exposed
         )
-    return passed("state_permissions", "keys, tokens and state are the server's alone")
+    return warned(
+        "state_permissions",
+        "the server's group may read its secrets",
+        f"{mend}; volumes of Kubernetes with an fsGroup are so",
+        exposed,
+    )
 
 
 def _disk(state_dir: Path) -> Check:
