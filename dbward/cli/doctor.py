@@ -99,8 +99,10 @@ def _choose(
         return "agent", Agent(_source(app, agent_file, "agent"), env, timeout)
     if server_file is not None:
         from dbward.cli.diagnosis.server import Server
+        from dbward.cli.onhost import check_address
 
-        return "server", Server(_source(app, server_file, "server"), env, timeout, server_url)
+        address = None if server_url is None else check_address(server_url)
+        return "server", Server(_source(app, server_file, "server"), env, timeout, address)
     from dbward.cli.diagnosis.client import Client
 
     return "client", Client(env, cwd, app.flags, timeout, app.env.transport)

@@ -60,6 +60,20 @@ def url_of(listen: tuple[str, int]) -> str:
     return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
 
 
+def check_address(url: str) -> str:
+    """What was given as --server-url, if the administrator's token may be sent there. Raises `UsageError`,
+    `Misconfigured`.
+    """
+    from dbward.settings.transport import check_transport, check_url
+
+    try:
+        checked = check_url(url)
+    except ValueError as e:
+        raise click.UsageError(f"--server-url {e}") from e
+    check_transport(checked, allow_insecure=False)
+    return checked
+
+
 def refuse_port(host: str, port: int) -> str | None:
     """Why a server could not listen there; None when it could."""
     try:

@@ -14,7 +14,7 @@ import click
 from dbward.cli import token, user
 from dbward.cli.app import EPILOG, App, global_options, pass_app
 from dbward.cli.exits import Exit, Outcome
-from dbward.cli.onhost import on_host, read_admin_token, url_of
+from dbward.cli.onhost import check_address, on_host, read_admin_token, url_of
 from dbward.errors import DbwardError, Misconfigured
 
 if TYPE_CHECKING:
@@ -202,18 +202,7 @@ def _connect(app: App, server_config: Path | None, url: str | None) -> None:
 
     source = _source(app, server_config)
     token = read_admin_token(_state_dir(app, server_config) / ADMIN_TOKEN)
-    app.connect(url_of(read_listen(source, app.env.variables)) if url is None else _checked(url), token)
-
-
-def _checked(url: str) -> str:
-    from dbward.settings.transport import check_transport, check_url
-
-    try:
-        checked = check_url(url)
-    except ValueError as e:
-        raise click.UsageError(f"--server-url {e}") from e
-    check_transport(checked, allow_insecure=False)
-    return checked
+    app.connect(url_of(read_listen(source, app.env.variables)) if url is None else check_address(url), token)
 
 
 server.add_command(

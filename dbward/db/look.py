@@ -16,12 +16,14 @@ from dbward.settings.server import StateSettings
 
 @dataclass(frozen=True, slots=True)
 class Found:
-    """`revision` of its tables, None when there are none, and the `newest` that this version knows.
+    """`revision` of its tables, None when there are none, and the `newest` that this version knows. It works on them also
+    when they are not `known` to it.
 
     `clock`: what time it is on the database's machine, None on SQLite.
     """
 
     revision: str | None
+    known: bool
     newest: str
     clock: datetime | None
 
@@ -40,10 +42,10 @@ def look(settings: StateSettings) -> Found | None:
     engine = connect.reader_engine(settings)
     try:
         with engine.connect() as conn, conn.begin():
-            revision, _ = revisions.check(conn, scripts)
+            revision, known = revisions.check(conn, scripts)
             clock = conn.execute(text("SELECT now()")).scalar_one() if file is None else None
     except DBAPIError as error:
         raise connect.explain_open(error, settings) from None
     finally:
         engine.dispose()
-    return Found(revision, scripts.get_current_head() or "", clock)
+    return Found(revision, known, scripts.get_current_head() or "", clock)

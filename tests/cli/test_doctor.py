@@ -504,6 +504,9 @@ def test_a_state_that_is_not_sound(stopped: Stopped) -> None:
         conn.execute("DELETE FROM server_meta WHERE key = 'schema_floor'")
     newer = stopped.examine()
     assert "written by a newer version" in newer["state_store"][1]
+    with closing(sqlite3.connect(state / "dbward.db")) as conn, conn:
+        conn.execute("INSERT INTO server_meta (key, value) VALUES ('schema_floor', '0001')")
+    assert "this one works on it" in stopped.examine()["state_store"][1]
     (state / "dbward.db").write_bytes(b"no database" * 1000)
     assert stopped.examine()["state_store"][0] == "fail"
 
@@ -571,12 +574,18 @@ def test_as_people_see_it(place: Place, tmp_path: Path) -> None:
         ("--agent", "--server"),
         ("--client", "--agent", "x"),
         ("--server-url", "http://x"),
+        ("--server", "--server-url", "nonsense"),
         ("--agent", "a", "--config", "b"),
     ],
 )
 def test_what_does_not_go_together(offline: Person, argv: tuple[str, ...]) -> None:
     assert offline("doctor", *argv).status == 2
     assert offline("doctor", *argv, "--format", "json").json["error"]["code"] == "usage"
+
+
+def test_the_first_token_is_not_sent_to_the_public_in_clear(offline: Person) -> None:
+    ran = offline("doctor", "--server", "--server-url", "http://example.com", "--format", "json")
+    assert ran.json["error"]["code"] == "transport.insecure"
 
 
 PAGE = (Path(__file__).parents[2] / "docs/guides/doctor.md").read_text()

@@ -14,8 +14,8 @@ from dbward import VERSION, keys, signalling
 from dbward.backups import places
 from dbward.cli.diagnosis.agents import check_agents
 from dbward.cli.diagnosis.files import (
-    anybody_may,
     CORRECT,
+    anybody_may,
     check_config_access,
     check_directory,
     check_references,
@@ -123,6 +123,10 @@ class Server:
             return
         if found is None or found.revision is None:
             yield passed("state_store", "empty; the first start fills it")
+        elif not found.known:
+            yield passed(
+                "state_store", f"at revision {found.revision} of a newer version; this one works on it as well"
+            )
         elif found.revision != found.newest:
             yield passed("state_store", f"at revision {found.revision}; the next start brings it to {found.newest}")
         else:
