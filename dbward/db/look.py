@@ -16,8 +16,8 @@ from dbward.settings.server import StateSettings
 
 @dataclass(frozen=True, slots=True)
 class Found:
-    """`revision` of its tables, None when there are none, and the `newest` that this version knows. It works on them also
-    when they are not `known` to it.
+    """`revision` of its tables, None when there are none, and the `newest` that this version knows. It works on them
+    also when they are not `known` to it.
 
     `clock`: what time it is on the database's machine, None on SQLite.
     """

@@ -103,8 +103,6 @@ class Agent:
             driver = open_driver(_hurried(text, self._seconds))
         except Misconfigured as e:
             return [refused(name, e)]
-        except ModuleNotFoundError as e:
-            return [failed(name, f"the library {e.name} is not installed", "pip install 'dbward[agent]'")]
         with closing(driver):
             try:
                 _read(driver, self._seconds)
