@@ -11,6 +11,7 @@ import os
 import re
 import shutil
 import ssl
+import subprocess
 import tomllib
 import urllib.request
 from collections.abc import Iterator
@@ -129,6 +130,28 @@ def test_the_server_believes_caddy_and_nobody_else() -> None:
     caddy = parsed("compose.yaml")["services"]["caddy"]["networks"]["front"]["ipv4_address"]
     config = tomllib.loads((COMPOSE / "server" / "dbward-server.toml").read_text())
     assert config["trusted_proxies"] == [caddy]
+
+
+def test_the_two_files_together_are_one_installation(tmp_path: Path) -> None:
+    """As podman-compose puts them together; it asks an engine only for its version."""
+    engines = tmp_path / "podman"
+    engines.write_text("#!/bin/sh\necho podman version 5.0.0\n")
+    engines.chmod(0o755)
+    shutil.copytree(COMPOSE, tmp_path / "compose", ignore=shutil.ignore_patterns(".env", "secrets"))
+    env = {"PATH": os.environ["PATH"], "COMPOSE_FILE": "compose.yaml:compose.postgres.yaml"}
+    argv = [engine.TOOLS / "podman-compose", "--podman-path", str(engines), "config"]
+    done = subprocess.run(argv, cwd=tmp_path / "compose", env=env, capture_output=True, text=True, check=True)
+    together = yaml.safe_load(done.stdout)
+    on = {name: set(about["networks"]) for name, about in together["services"].items()}
+    # Only the server reaches the database, and the database nobody.
+    assert {name for name, networks in on.items() if "state" in networks} == {"server", "postgres"}
+    assert on["postgres"] == {"state"}
+    assert {"agents", "front"} <= on["server"]
+    assert together["networks"]["state"] == {"internal": True}
+    server = together["services"]["server"]
+    assert server["depends_on"] == {"postgres": {"condition": "service_healthy"}}
+    assert server["secrets"] == ["state-url"]
+    assert "state:/data" in server["volumes"]  # its keys stay there
 
 
 def test_containers_get_longer_than_the_programs_take(tmp_path: Path) -> None:
