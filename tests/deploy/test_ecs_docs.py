@@ -121,6 +121,20 @@ def test_every_output_that_is_asked_for_exists() -> None:
         assert name[1] in by_stack[option(command, "--stack-name")]["Outputs"]
 
 
+@pytest.mark.parametrize("template", TEMPLATES)
+def test_the_table_of_outputs_and_the_outputs_are_the_same(template: str) -> None:
+    said = re.findall(rf"^\| {re.escape(template)} \| (\w+) \| .+ \|$", PAGE, re.MULTILINE)
+    assert said == list(TEMPLATES[template]["Outputs"])
+
+
+def test_what_an_output_is_for_is_a_parameter() -> None:
+    uses = re.findall(r"^\| [\w.]+ \| \w+ \| `(\w+)` of ([\w.]+)(?: and ([\w.]+))?", PAGE, re.MULTILINE)
+    assert len(uses) == 5
+    for parameter, *templates in uses:
+        for template in filter(None, templates):
+            assert parameter in TEMPLATES[template]["Parameters"], (parameter, template)
+
+
 def test_names_in_commands_follow_from_the_templates() -> None:
     server = cloudformation.resolve(TEMPLATES["template.yaml"], {"VpcId": "vpc-1", "SubnetIds": "subnet-a"}, "dbward")
     container = server["ServerTaskDefinition"]["ContainerDefinitions"][0]["Name"]
