@@ -58,16 +58,18 @@ def start(listen: str | None, config: Path | None, *, force_bootstrap: bool) -> 
         except ValueError as e:
             raise Misconfigured(f"--listen {e}", code="listen.invalid") from e
     logs.configure(settings.logging)
+    log = logging.getLogger("dbward.server")
     for warning in settings.warnings:
-        logging.getLogger("dbward.server").warning(warning)
+        log.warning(warning)
     try:
         status = serve(settings, load, listen=address, force_bootstrap=force_bootstrap)
-    except Misconfigured:
-        raise
-    except DbwardError as e:  # a database that is down, say: whatever its kind, the server could not start
-        raise Misconfigured(e.message, code=e.code, hint=e.hint) from e
-    if status:
+    except DbwardError as e:
+        failure = e
+    else:
         raise click.exceptions.Exit(status)
+    # Into the log, in its format: whoever watches that looks for the code.
+    log.error("%s%s", failure.message, f" ({failure.hint})" if failure.hint else "", extra={"code": failure.code})
+    raise click.exceptions.Exit(Exit.FAILED)
 
 
 _server_config = click.option(
