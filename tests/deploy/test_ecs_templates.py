@@ -222,6 +222,19 @@ def test_a_certificate_makes_plain_http_redirect(scheme: str) -> None:
     assert case.stack.outputs["LoadBalancerUrl"].startswith(f"{scheme}://")
 
 
+@pytest.mark.parametrize("subnets", ["subnet-a", "subnet-a,subnet-b", "subnet-a,subnet-b,subnet-c,subnet-d"])
+def test_the_server_runs_where_its_file_system_is_mounted(subnets: str) -> None:
+    given = BASE | {"SubnetIds": subnets}
+    stack = resolve(SERVER, given)
+    mounted = [target.properties["SubnetId"] for target in stack.of_type("AWS::EFS::MountTarget")]
+    assert mounted == subnets.split(",")[:3]
+    where = stack["ServerService"]["NetworkConfiguration"]["AwsvpcConfiguration"]
+    assert where["Subnets"] == mounted
+    without = resolve(SERVER, given | CHOICES["state"]["postgresql"])
+    where = without["ServerService"]["NetworkConfiguration"]["AwsvpcConfiguration"]
+    assert where["Subnets"] == subnets.split(",")
+
+
 def test_only_the_server_mounts_its_file_system() -> None:
     policy = resolve(SERVER, BASE)["FileSystem"]["FileSystemPolicy"]["Statement"]
     allow = [statement for statement in policy if statement["Effect"] == "Allow"]
