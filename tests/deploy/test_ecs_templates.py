@@ -366,9 +366,15 @@ def test_alerts_reach_a_topic_that_aws_may_publish_to(alb: bool) -> None:
     patterns = str([rule.properties["EventPattern"] for rule in rules])
     assert "SERVICE_DEPLOYMENT_FAILED" in patterns
     assert "EssentialContainerExited" in patterns
-    publishers = str(stack.of_type("AWS::SNS::TopicPolicy")[0].properties)
-    assert "events.amazonaws.com" in publishers
-    assert "cloudwatch.amazonaws.com" in publishers
+    (policy,), (key,) = stack.of_type("AWS::SNS::TopicPolicy"), stack.of_type("AWS::KMS::Key")
+    for document in (policy.properties["PolicyDocument"], key.properties["KeyPolicy"]):
+        publishers = {
+            each["Principal"]["Service"]: each
+            for each in document["Statement"]
+            if each["Effect"] == "Allow" and "Service" in each["Principal"]
+        }
+        assert publishers.keys() == {"events.amazonaws.com", "cloudwatch.amazonaws.com"}
+        assert "Condition" not in publishers["events.amazonaws.com"]  # it would let nothing through
     assert topic.properties["KmsMasterKeyId"] != "alias/aws/sns"  # which lets neither of them publish
 
 
