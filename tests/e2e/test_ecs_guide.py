@@ -186,6 +186,7 @@ class Guide:
         return list(envelope["result_data"]["rows"])
 
 
+@pytest.mark.timeout(360)
 def test_it_works_as_written(cloud: Aws, farm: Farm, postgres_url: str) -> None:
     with psycopg2.connect(postgres_url) as connection, connection.cursor() as cursor:
         cursor.execute("CREATE TABLE visitors (name text)")
@@ -259,6 +260,13 @@ def test_it_works_as_written(cloud: Aws, farm: Farm, postgres_url: str) -> None:
     assert (state[1] / "admin-token").exists()
     assert cloud.cloudformation.bucket_policies[bucket]["Statement"][0]["Sid"] == "DenyInsecureTransport"
     assert kept == [each["Key"] for each in ecs.client("s3").list_objects_v2(Bucket=bucket)["Contents"]]
+
+    # The state that was left, under a new stack.
+    guide.shell.placeholders["fs-xxx"] = state[0]
+    guide.follow("Going on with what was left")
+    assert list(ecs.file_systems) == [state[0]]
+    assert guide.ask(guide.alice, "GET", f"/api/requests/{first}")["status"] == "executed"
+    assert guide.ask(guide.admin, "GET", "/api/audit/verify")["valid"] is True
 
 
 @contextmanager
@@ -334,6 +342,7 @@ def assert_watched(cloud: Aws) -> None:
     }
 
 
+@pytest.mark.timeout(360)
 def test_several_servers_a_load_balancer_and_alerts(
     farm: Farm, network: tuple[Aws, dict[str, str]], postgres_url: str, state_url: str
 ) -> None:
