@@ -36,6 +36,10 @@ environment = "production"
 [[workflows.steps]]
 approvers = [{ role = "approver" }]
 
+[[sql_review]]
+environment = "development"
+drop_table = "warn"
+
 [[auth.users]]
 id = "alice"
 roles = ["requester"]

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import json
 import os
+import secrets
 import subprocess
 import sys
-import threading
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -64,7 +65,6 @@ class Repository:
         self.workflow.write_text(example)
         self.migrations = home / "repository"
         self.migrations.mkdir()
-        self.runs = 0
         for name, script in {
             "dbward": f'exec {DBWARD[0]} {DBWARD[1]} "{DBWARD[2]}" "$@"',
             "pip": f'echo "$@" > {home / "installed"}',  # this very program is what is tested
@@ -77,13 +77,12 @@ class Repository:
     def commit(self, name: str, text: str) -> None:
         (self.migrations / name).write_text(text)
 
-    def run(self, event: str, *, run_id: int | None = None) -> Runner:
+    def run(self, event: str, *, run_id: str | None = None) -> Runner:
         """A runner that has the workflow, ready for one of its jobs."""
-        self.runs += 1
         contexts = {
             "github.event_name": event,
-            "github.run_id": str(run_id or self.runs),
-            "github.sha": f"{self.runs:040x}",
+            "github.run_id": run_id or secrets.token_hex(8),
+            "github.sha": secrets.token_hex(20),
             "github.repository": "example/app",
             "vars.DBWARD_SERVER_URL": self.installation.server.url,
             "vars.DBWARD_VERSION": "0.1.0",
@@ -109,7 +108,8 @@ class Repository:
             (target / file.name).write_bytes(file.read_bytes())
 
     def api(self, who: str, method: str, path: str, body: Any = None) -> Any:
-        _, answer = call(method, f"{self.installation.server.url}{path}", TOKENS[who], body)
+        status, answer = call(method, f"{self.installation.server.url}{path}", TOKENS[who], body)
+        assert status == 200, answer
         return answer
 
     def waiting(self) -> str:
@@ -126,17 +126,12 @@ class Repository:
         """Bob decides about what comes to wait meanwhile."""
 
         def decide() -> None:
-            self.api(
-                "bob",
-                "POST",
-                f"/api/requests/{self.waiting()}/{decision}",
-                {"reason": "no"} if decision == "reject" else {},
-            )
+            self.api("bob", "POST", f"/api/requests/{self.waiting()}/{decision}", {})
 
-        thread = threading.Thread(target=decide)
-        thread.start()
-        yield
-        thread.join()
+        with ThreadPoolExecutor(1) as bob:
+            decided = bob.submit(decide)
+            yield
+            decided.result()
 
     def tables(self) -> set[str]:
         with psycopg.connect(self.installation.databases["production"]) as connection:
@@ -187,12 +182,12 @@ def test_a_push_that_is_rejected_is_red(repository: Repository) -> None:
 def test_a_job_that_waited_too_long_finds_its_request_again(repository: Repository) -> None:
     repository.workflow.write_text(EXAMPLE.read_text().replace("--timeout 3600", "--timeout 1"))
     repository.commit("20261126090000_invoices.sql", MIGRATION)
-    late = repository.run("push", run_id=77)
+    late = repository.run("push", run_id="77")
     assert not late.job("apply")
     assert [step.status for step in late.ran if step.name == LAST] == [124]
     repository.api("bob", "POST", f"/api/requests/{repository.waiting()}/approve", {})
     repository.workflow.write_text(EXAMPLE.read_text())
-    again = repository.run("push", run_id=77)
+    again = repository.run("push", run_id="77")
     assert again.job("apply"), again.ran
     assert "invoices" in repository.tables()
 
