@@ -49,6 +49,7 @@ ELSEWHERE: Final = {
     ("docs/deployment/helm.md", "kubectl create"): "needs a cluster; test_kubernetes.py renders the chart",
     ("docs/deployment/helm.md", "openssl rand"): "needs a cluster; test_kubernetes.py renders the chart",
     ("docs/deployment/helm.md", "server:"): "tests/deploy/test_kubernetes.py",
+    ("docs/deployment/helm.md", "networkPolicy:"): "tests/deploy/test_kubernetes.py",
     ("docs/deployment/kubernetes.md", ""): "needs a cluster; test_kubernetes.py checks the manifests",
     ("docs/deployment/server.md", ""): "tests/deploy/test_hosts.py",
     ("docs/deployment/tls.md", ""): "tests/deploy/test_tls.py",
