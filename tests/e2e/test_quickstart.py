@@ -33,6 +33,9 @@ SHOWN = (
     "pending",
     "Approved ",
     "1 row affected",
+    "(1 pending)",
+    "| ALTER TABLE plans ADD COLUMN name TEXT;",
+    "(1 applied)",
     "request.approved",
     "The chain is whole",
 )
@@ -61,7 +64,7 @@ def test_it_works_as_written(farm: Farm) -> None:
             ]
         elif line.endswith("dbward agents"):
             lines.append(f"until {now} | grep healthy; do sleep 0.2; done")
-        elif "-e production" in line:
+        elif re.match("dbward (execute|migrate up) -e production", line):
             lines.append(f"{now} || [ $? = 2 ]")  # it waits, as the page says
         else:
             lines.append(now)
