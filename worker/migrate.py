@@ -313,4 +313,4 @@ def _took_effect(broken: Broken, count: int) -> str | None:
 
 
 def _file(one: Pinned) -> str:
-    return one.name if one.name.startswith(one.version) else f"{one.version}_{one.name}"
+    return f"{one.version}_{one.name}"

@@ -86,7 +86,7 @@ def bench(server: TinyServer, api: AgentApi, url: str) -> Iterator[Bench]:
 
 
 def pinned(version: int, *statements: str, transactional: bool = True, checksum: str = "a") -> Pinned:
-    return Pinned(str(version), f"{version}_step.sql", checksum * 64, transactional, list(statements))
+    return Pinned(str(version), "step", checksum * 64, transactional, list(statements))
 
 
 def insert(n: int, name: str = "x") -> str:

@@ -7,7 +7,7 @@ import sqlite3
 import threading
 from collections.abc import Iterator
 from contextlib import closing
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -34,9 +34,11 @@ TARGET = Target("app", "test")
 KEY = Ed25519PrivateKey.generate()
 RULES = Rules(NODE, {TARGET}, {Operation.EXECUTE_SELECT}, timedelta(seconds=60))
 
+MIGRATION_RULES = replace(RULES, operations={Operation.EXECUTE_SELECT, Operation.MIGRATE_STATUS})
+
 
 def claimed(
-    *statements: str,
+    *texts: str,
     key: Ed25519PrivateKey = KEY,
     purpose: tokens.Purpose = tokens.Purpose.EXPLAIN,
     sign: dict[str, Any] | None = None,
@@ -45,7 +47,7 @@ def claimed(
 ) -> ExplainClaimed:
     """A question whose token binds `sign`, with `changes` made to the answer afterwards."""
     now = datetime.now(UTC)
-    texts = list(statements) or ["SELECT 1"]
+    statements = list(texts) or ["SELECT 1"]
     bound: dict[str, Any] = {
         "claim_id": "c1",
         "request_id": "x1",
@@ -54,7 +56,7 @@ def claimed(
         "operation": Operation.EXECUTE_SELECT,
         "database": "app",
         "environment": "test",
-        "statements_sha256": tokens.statements_sha256(texts),
+        "statements_sha256": tokens.statements_sha256(statements),
         "statement_timeout_ms": 5000,
         "max_rows": 0,
         "max_bytes": 0,
@@ -67,12 +69,23 @@ def claimed(
         "token": tokens.issue(key, tokens.ExecutionToken(**bound), purpose),
         "database": "app",
         "environment": "test",
-        "statements": texts,
+        "statements": statements,
         "timeout_ms": 5000,
         "expires_at": now + timedelta(seconds=lifetime),
         "server_time": now,
     }
     return ExplainClaimed.model_validate(answer | changes)
+
+
+def what_is_migrated(**changes: Any) -> ExplainClaimed:
+    """The other kind of question, without a statement."""
+    asked: dict[str, Any] = {
+        "purpose": tokens.Purpose.MIGRATIONS,
+        "sign": {"operation": Operation.MIGRATE_STATUS, "statements_sha256": tokens.statements_sha256([])},
+        "statements": [],
+        "kind": "migrations",
+    }
+    return claimed(**asked | changes)
 
 
 def check(job: ExplainClaimed, *, rules: Rules = RULES, asked_for: str = "x1") -> Question | Rejected:
@@ -114,6 +127,34 @@ def test_what_is_not_genuine_is_refused(changes: dict[str, Any], code: str) -> N
     assert found.code == code
 
 
+def test_a_question_for_what_is_migrated_is_taken() -> None:
+    found = check(what_is_migrated(), rules=MIGRATION_RULES)
+    assert isinstance(found, Question)
+    assert (found.kind, found.statements) == ("migrations", ())
+
+
+@pytest.mark.parametrize(
+    ("changes", "code"),
+    [
+        ({"kind": "plans"}, "token.bad_signature"),
+        ({"purpose": tokens.Purpose.EXPLAIN}, "token.bad_signature"),
+        ({"statements": ["SELECT 1"]}, "token.mismatch"),
+        ({"sign": {"operation": Operation.MIGRATE_UP}}, "token.mismatch"),
+        ({"database": "other"}, "token.mismatch"),
+    ],
+)
+def test_a_question_for_what_is_migrated_that_is_not_genuine_is_refused(changes: dict[str, Any], code: str) -> None:
+    found = check(what_is_migrated(**changes), rules=MIGRATION_RULES)
+    assert isinstance(found, Rejected)
+    assert found.code == code
+
+
+def test_an_agent_that_does_not_list_it_does_not_say_what_is_migrated() -> None:
+    found = check(what_is_migrated(), rules=RULES)
+    assert isinstance(found, Rejected)
+    assert found.code == "agent.operation_not_allowed"
+
+
 def test_a_question_for_another_message_is_refused() -> None:
     assert isinstance(check(claimed(), asked_for="x2"), Rejected)
 
@@ -130,6 +171,7 @@ class FarEnd:
     claim: list[int] = field(default_factory=list)
     complete: list[int] = field(default_factory=list)
     answers: list[list[dict[str, Any]]] = field(default_factory=list)
+    reports: list[dict[str, Any]] = field(default_factory=list)
 
     def __call__(self, request: httpx2.Request) -> httpx2.Response:
         verb = request.url.path.rpartition("/")[2]
@@ -141,7 +183,8 @@ class FarEnd:
             return httpx2.Response(status, json={"error": "no", "code": f"test.{status}", "hint": None})
         if verb == "claim":
             return httpx2.Response(200, content=self.job.model_dump_json())
-        self.answers.append(json.loads(request.content)["statements"])
+        self.reports.append(json.loads(request.content))
+        self.answers.append(self.reports[-1]["statements"])
         return httpx2.Response(200, json={})
 
 
@@ -181,7 +224,7 @@ def bench(sqlite_path: Path) -> Iterator[Bench]:
         on_unauthorized=unauthorized.set,
         on_forgotten=lambda: None,
     )
-    explainer = Explainer(api, databases, intake, lambda: RULES)
+    explainer = Explainer(api, databases, intake, lambda: MIGRATION_RULES)
     yield Bench(far, explainer, jobs, closing_, unauthorized)
     databases.close()
     api.close()
@@ -257,3 +300,42 @@ def test_a_database_that_is_gone_is_said_for_every_statement(bench: Bench, sqlit
     away.rename(sqlite_path)
     assert [answer["error"]["code"] for answer in answers] == ["database.unreachable"] * 2
     assert str(sqlite_path) not in json.dumps(answers)
+
+
+def ask(bench: Bench, **changes: Any) -> dict[str, Any]:
+    bench.far.job = what_is_migrated(**changes)
+    bench.explainer.explain("x1", "tag-1")
+    report = bench.far.reports[-1]
+    assert report["statements"] == []
+    found: dict[str, Any] = report["applied"]
+    return found
+
+
+def test_what_is_migrated(bench: Bench, sqlite_path: Path) -> None:
+    assert ask(bench) == {"versions": [], "error": None}
+    with closing(sqlite3.connect(sqlite_path)) as db:
+        assert db.execute("SELECT name FROM sqlite_master").fetchall() == [("t",)]
+        db.executescript(
+            "CREATE TABLE schema_migrations (version varchar(128) PRIMARY KEY);"
+            "CREATE TABLE dbward_migrations (version, name, checksum, applied_at, request_id);"
+            "INSERT INTO schema_migrations VALUES ('10'), ('9'), ('8');"
+            "INSERT INTO dbward_migrations VALUES ('9', 'nine', 'abc', '2026-01-02T03:04:05.678Z', 'r1'),"
+            " ('8', 'eight', NULL, 'yesterday', NULL), ('7', 'undone elsewhere', 'x', '', 'r1');"
+        )
+    nothing = {"name": None, "checksum": None, "applied_at": None, "request_id": None}
+    assert ask(bench)["versions"] == [
+        nothing | {"version": "8", "name": "eight"},
+        {"version": "9", "name": "nine", "checksum": "abc", "request_id": "r1"}
+        | {"applied_at": "2026-01-02T03:04:05.678000Z"},
+        nothing | {"version": "10"},
+    ]
+
+
+def test_why_it_is_not_known_what_is_migrated(bench: Bench, sqlite_path: Path) -> None:
+    assert ask(bench, purpose=tokens.Purpose.EXPLAIN)["error"]["code"] == "token.bad_signature"
+    with closing(sqlite3.connect(sqlite_path)) as db:
+        db.execute("CREATE TABLE schema_migrations (id INTEGER)")
+    assert ask(bench)["error"]["message"] == "no such column: version"
+    away = sqlite_path.rename(sqlite_path.with_suffix(".away"))
+    assert ask(bench)["error"]["code"] == "database.unreachable"
+    away.rename(sqlite_path)

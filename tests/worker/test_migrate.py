@@ -51,11 +51,11 @@ def test_up_runs_each_file_and_records_it(agent: Bench, db: TargetDb) -> None:
     outcome = agent.run(UP, pinned(1, insert(1), insert(2)), pinned(2, insert(3)))
     assert (outcome["outcome"], outcome["error"], outcome["rows_affected"]) == ("completed", None, None)
     assert steps(outcome) == [("1", "applied"), ("2", "applied")]
-    assert all(step["duration_ms"] >= 0 and step["name"].endswith("_step.sql") for step in outcome["migrations"])
+    assert all(step["duration_ms"] >= 0 and step["name"] == "step" for step in outcome["migrations"])
     assert ids(db) == [1, 2, 3]
     assert versions(db) == ["1", "2"]
     first, _ = applied(db)
-    assert (first.version, first.name, first.checksum, first.request_id) == ("1", "1_step.sql", "a" * 64, "request-e1")
+    assert (first.version, first.name, first.checksum, first.request_id) == ("1", "step", "a" * 64, "request-e1")
     assert first.applied_at is not None
     assert first.applied_at.utcoffset() == timedelta(0)
     assert agent.changed == [TARGET]
@@ -88,7 +88,7 @@ def test_a_changed_file_runs_nothing_at_all(agent: Bench, db: TargetDb) -> None:
     agent.run(UP, pinned(2, insert(2)))
     outcome = agent.run(UP, pinned(1, insert(1)), pinned(2, insert(2), checksum="b"))
     assert (outcome["outcome"], outcome["error"]["code"]) == ("failed", "migration.changed")
-    assert "2_step.sql" in outcome["error"]["message"]
+    assert "2_step" in outcome["error"]["message"]
     assert "migrate repair --action mark-applied --version 2" in outcome["error"]["hint"]
     assert steps(outcome) == [("1", "not_run"), ("2", "not_run")]
     assert (ids(db), versions(db)) == ([2], ["2"])
@@ -108,7 +108,7 @@ def test_transaction_control_runs_nothing_at_all(agent: Bench, db: TargetDb, tra
     second = pinned(2, insert(2), "COMMIT", insert(3), transactional=transactional)
     outcome = agent.run(UP, pinned(1, insert(1)), second)
     assert outcome["error"]["code"] == "migration.transaction_control"
-    assert "2_step.sql, statement 2 of 3" in outcome["error"]["message"]
+    assert "2_step, statement 2 of 3" in outcome["error"]["message"]
     assert ids(db) == []
 
 
@@ -120,7 +120,7 @@ def test_a_failure_at_each_statement_of_a_file(agent: Bench, db: TargetDb, bad: 
     assert outcome["outcome"] == "failed"
     assert steps(outcome) == [("1", "applied"), ("2", "failed"), ("3", "not_run")]
     error = outcome["error"]
-    assert f"2_step.sql, statement {bad} of 3: " in error["message"]
+    assert f"2_step, statement {bad} of 3: " in error["message"]
     assert "nowhere" in error["message"]
     assert "Nothing of this file stays. Applied before it, and staying so: 1." in error["detail"]
     assert (ids(db), versions(db)) == ([1], ["1"])
@@ -155,7 +155,7 @@ def test_a_record_that_cannot_be_written_takes_the_file_back(agent: Bench, db: T
     taken = "INSERT INTO schema_migrations VALUES ('2')"
     outcome = agent.run(UP, pinned(2, insert(2), taken))
     assert steps(outcome) == [("2", "failed")]
-    assert "2_step.sql, when it was recorded: " in outcome["error"]["message"]
+    assert "2_step, when it was recorded: " in outcome["error"]["message"]
     assert (ids(db), versions(db)) == ([1], ["1"])
     outcome = agent.run(UP, pinned(2, insert(2), taken, transactional=False))
     assert "All of its statements took effect" in outcome["error"]["detail"]
@@ -170,7 +170,7 @@ def test_names_with_anything_in_them(agent: Bench, db: TargetDb) -> None:
 
 
 def test_repair(agent: Bench, db: TargetDb) -> None:
-    mark = Repair("mark_applied", "7", "7_step.sql", "c" * 64)
+    mark = Repair("mark_applied", "7", "step", "c" * 64)
     assert steps(agent.repair(mark)) == [("7", "marked")]
     assert [(one.version, one.checksum) for one in applied(db)] == [("7", "c" * 64)]
     assert steps(agent.repair(mark)) == [("7", "skipped")]

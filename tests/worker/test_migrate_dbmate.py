@@ -43,7 +43,7 @@ def folder(tmp_path: Path) -> Path:
 def pinned(folder: Path, numbers: str, *, down: bool = False) -> list[Pinned]:
     found = [one for one in read_directory(folder) if one.version[-1] in numbers]
     scripts = [(one, one.down if down else one.up) for one in found]
-    made = [Pinned(one.version, one.file, one.checksum, True, [script.sql]) for one, script in scripts if script]
+    made = [Pinned(one.version, one.name, one.checksum, True, [script.sql]) for one, script in scripts if script]
     return made[::-1] if down else made
 
 

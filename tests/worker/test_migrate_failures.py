@@ -240,7 +240,7 @@ def test_the_line_lost_at_the_commit_is_an_unknown_outcome(
         outcome = agent.run(UP, pinned(2, insert(2), transactional=transactional), pinned(3, insert(3)))
     assert outcome["outcome"] == "unknown"
     assert steps(outcome) == [("2", "unknown"), ("3", "not_run")]
-    assert outcome["error"]["message"].startswith("2_step.sql, when it was recorded: the connection was lost")
+    assert outcome["error"]["message"].startswith("2_step, when it was recorded: the connection was lost")
     assert "migrate status" in outcome["error"]["hint"]
     assert (ids(served), versions(served)) == ([1, 2], ["1", "2"])  # this time it did arrive
     assert agent.changed != []
@@ -273,7 +273,7 @@ def test_the_line_lost_in_a_statement_that_commits_by_itself_is_unknown(
         proxy.cut_on = b"cut_here"
         outcome = agent.run(UP, pinned(2, insert(2), statement, transactional=transactional))
     assert (outcome["outcome"], steps(outcome)) == ("unknown", [("2", "unknown")])
-    assert "2_step.sql, statement 2 of 2" in outcome["error"]["message"]
+    assert "2_step, statement 2 of 2" in outcome["error"]["message"]
     if not transactional:
         assert "Its first statement took effect and stays." in outcome["error"]["detail"]
     assert versions(my) == ["1"]
