@@ -20,6 +20,7 @@ from worker.databases import Databases
 from worker.drivers.base import Broken, Script
 from worker.drivers.errors import (
     CONNECTION_LOST,
+    PARTLY_COMMITTED,
     CredentialsRefused,
     OutcomeUnknown,
     StatementCancelled,
@@ -247,14 +248,16 @@ class _Run:
         stays = joined(_took_effect(broken, count), broken.stays)
         if broken.kind != "unknown" and stays is None:
             stays = "Nothing of this file stays."
-        hint = error.hint
-        if broken.kind == "unknown" or broken.took_effect or broken.stays:
+        code, hint = error.code, error.hint
+        partly = bool(broken.took_effect or broken.stays)
+        if partly and broken.kind == "failed":
+            code = PARTLY_COMMITTED
+        if partly or broken.kind == "unknown":
             hint = self._remedy(one, broken)
-        elif error.code == CONNECTION_LOST:
+        elif code == CONNECTION_LOST:
             hint = "It can be run again."
-        return self._told(
-            replace(error, message=f"{what}: {error.message}", detail=joined(error.detail, stays), hint=hint)
-        )
+        message, detail = f"{what}: {error.message}", joined(error.detail, stays)
+        return self._told(replace(error, code=code, message=message, detail=detail, hint=hint))
 
     def _remedy(self, one: Pinned, broken: Broken) -> str:
         command = repair_command("mark_applied" if self._up else "remove", one.version, self._plan.target)

@@ -140,6 +140,7 @@ def test_a_failure_outside_a_transaction_says_what_stays(agent: Bench, db: Targe
     assert words[bad - 1] in outcome["error"]["detail"]
     command = "dbward -d app -e test migrate repair --action mark-applied --version 1 --emergency --reason"
     assert (command in (outcome["error"]["hint"] or "")) is (bad > 1)
+    assert outcome["error"]["code"] == ("statement.failed" if bad == 1 else "statement.partly_committed")
 
 
 def test_outside_a_transaction_the_version_is_recorded_all_the_same(agent: Bench, db: TargetDb) -> None:
@@ -204,6 +205,36 @@ def test_what_is_not_understood_is_refused(
         outcome = agent.texts(operation, *texts)
     assert (outcome["outcome"], outcome["error"]["code"]) == ("refused", "migration.malformed")
     assert ids(db) == []
+
+
+@pytest.mark.parametrize(
+    ("where", "ended", "became"),
+    [
+        ("worker.drivers.migrating.check_text", "unknown", ["applied", "unknown", "not_run"]),
+        ("worker.migrate.transaction_control", "failed", ["not_run", "not_run", "not_run"]),
+    ],
+)
+def test_a_fault_of_the_agent_is_owned_up_to(
+    server: TinyServer,
+    api: AgentApi,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    where: str,
+    ended: str,
+    became: list[str],
+) -> None:
+    def faulty(given: str | list[str]) -> None:
+        if "'second'" in str(given):
+            raise RuntimeError("its text may hold anything")
+
+    db = empty("sqlite", None, tmp_path / "target.db")  # type: ignore[arg-type]  # not looked at for a file
+    db.direct("CREATE TABLE t (id integer, name text)")
+    monkeypatch.setattr(where, faulty)
+    with bench(server, api, db.url) as agent:
+        outcome = agent.run(UP, pinned(1, insert(1)), pinned(2, insert(2, "second")), pinned(3, insert(3)))
+    assert (outcome["outcome"], outcome["error"]["code"]) == (ended, "agent.internal")
+    assert "anything" not in outcome["error"]["message"]
+    assert [what for _, what in steps(outcome)] == became
 
 
 def test_what_another_tool_took_back_can_be_applied_again(agent: Bench, db: TargetDb) -> None:

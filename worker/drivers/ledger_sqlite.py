@@ -19,6 +19,7 @@ from typing import Final, Self
 from dbward.domain.model import Dialect, StatementError
 from worker.drivers.errors import CONNECTION_LOST, StatementFailed
 from worker.drivers.ledger import DETAILS, VERSIONS, Ledger, ledger, reading
+from worker.drivers.reflect import LOCK_WAIT_SECS
 
 SUFFIX: Final = "-dbward"
 _PLACE: Final = "main."
@@ -73,6 +74,7 @@ class SqliteLock:
 def read(connection: sqlite3.Connection) -> Ledger:
     """With a read-only connection, which is closed. Raises StatementFailed."""
     try:
+        connection.execute(f"PRAGMA busy_timeout = {LOCK_WAIT_SECS * 1000}")
         connection.execute("BEGIN")
         names = connection.execute(
             "SELECT name FROM main.sqlite_master WHERE type IN ('table', 'view') AND name IN (?, ?)",
