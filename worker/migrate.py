@@ -241,7 +241,8 @@ class _Run:
         count = len(one.statements)
         what = _file(one)
         if 1 <= broken.at <= count:
-            what += f", statement {broken.at} of {count}" if count > 1 else ""
+            after = "after " if broken.kind == "cancelled" and broken.took_effect == broken.at else ""
+            what += f", {after}statement {broken.at} of {count}" if count > 1 else ""
         elif broken.at > count:
             what += ", when it was recorded"
         error = self._why() if broken.kind == "cancelled" else broken.error
