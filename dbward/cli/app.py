@@ -184,7 +184,7 @@ def global_options(*, hidden: bool) -> Callable[[F], F]:
             [
                 click.Option(["--config", "_config"], metavar="FILE", help="Read this file instead of ./dbward.toml."),
                 click.Option(["--merge-global"], is_flag=True, help="With --config: read the global file as well."),
-                click.Option(["--database"], metavar="NAME", help="The database to work on."),
+                click.Option(["-d", "--database"], metavar="NAME", help="The database to work on."),
                 click.Option(["-e", "--environment"], metavar="NAME", help="Its environment."),
                 click.Option(["--format"], type=click.Choice(FORMATS), help="How to print; human is the default."),
                 click.Option(["--allow-insecure"], is_flag=True, help="Allow plain http to a public host."),
@@ -217,4 +217,4 @@ def _remember(ctx: click.Context, param: click.Parameter, value: Any) -> None:
 
 
 pass_app = click.make_pass_decorator(App)
-EPILOG = "Also takes the global options of `dbward --help`: --format, --database, -e, --config, --yes …"
+EPILOG = "Also takes the global options of `dbward --help`: --format, -d, -e, --config, --yes …"

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import re
-import uuid
 from pathlib import Path
 from typing import Any, Final
 
 import click
 
-from dbward.cli import follow
+from dbward.cli import follow, submitting
 from dbward.cli.app import EPILOG, App, global_options, pass_app
-from dbward.cli.exits import Exit, Outcome
+from dbward.cli.exits import Outcome
 from dbward.cli.input import sql_of
 from dbward.cli.tables import clean, cut
 from dbward.errors import Misconfigured
@@ -28,14 +27,10 @@ _CHANGES: Final = re.compile(r"\b(insert|update|delete|merge|replace|into|analyz
 @click.option("--reason", metavar="TEXT", help="Why; it goes on the record.")
 @click.option("--emergency", is_flag=True, help="Break glass: run without approval. Needs --reason.")
 @click.option("--allow-ddl", is_flag=True, help="With --emergency: also statements that change the schema.")
-@click.option("--wait", is_flag=True, help="Wait for the approval, then run it.")
-@click.option("--timeout", type=click.IntRange(min=0), metavar="SECS", help="Wait no longer; the request goes on.")
+@submitting.waiting_options
 @follow.result_options
 @click.option("--no-result-store", is_flag=True, help="Do not keep the result on the server.")
-@click.option("--share-with", multiple=True, metavar="SELECTOR", help="Who else may read the result; repeatable.")
-@click.option("--idempotency-key", metavar="KEY", help="Submitting again with the same key finds the first request.")
-@click.option("--ticket", metavar="TEXT", help="Kept with the request as metadata.")
-@click.option("--repo", metavar="TEXT", help="Kept with the request as metadata.")
+@submitting.record_options
 @global_options(hidden=True)
 @pass_app
 def execute(
@@ -60,8 +55,6 @@ def execute(
         raise click.UsageError("--allow-ddl needs --emergency")
     if asked["emergency"] and not (asked["reason"] or "").strip():
         raise Misconfigured("--emergency needs --reason", hint="say why; the reason goes on the record")
-    from dbward.client.submit import submit
-
     text = sql_of(app, sql, file)
     settings = app.settings
     target = (settings.database(), settings.environment())
@@ -72,14 +65,7 @@ def execute(
         check_writable(app.env.cwd / output.expanduser())
     if needs_asking(text, target[1], emergency=asked["emergency"]):
         app.confirm(_question(text, target, emergency=asked["emergency"]))
-    body = _body(text, target, asked)
-    try:
-        made = submit(app.client, body)
-    except KeyboardInterrupt:
-        app.out.say("Interrupted while submitting: the request may have been made.")
-        app.out.hint("look: dbward request list")
-        message = "interrupted while submitting; the request may have been made"
-        return Outcome({"interrupted": True, "message": message}, Exit.INTERRUPTED, "interrupted", message, said=True)
+    made = submitting.submit(app, submitting.body("execute_query", target, text, asked))
     if asked["no_result_store"]:
         app.out.warn("the result is not stored on the server: it can be read now, and not again")
     return follow.follow(app, made["id"], made["status"], wishes, made.get("approvers"))
@@ -105,18 +91,3 @@ def _question(sql: str, target: tuple[str, str], *, emergency: bool) -> str:
     lines = "\n".join(f"  {line}" for line in shown)
     how = "WITHOUT APPROVAL " if emergency else ""
     return f"{lines}\nRun this {how}on {'/'.join(target)}?"
-
-
-def _body(sql: str, target: tuple[str, str], asked: dict[str, Any]) -> dict[str, Any]:
-    body: dict[str, Any] = {
-        "operation": "execute_query",
-        "database": target[0],
-        "environment": target[1],
-        "detail": sql,
-        # A key of our own lets a submission be repeated when its answer was lost, without making a second request.
-        "idempotency_key": asked["idempotency_key"] or f"cli-{uuid.uuid4()}",
-        "metadata": {key: asked[key] for key in ("ticket", "repo") if asked[key]},
-        "share_with": list(asked["share_with"]),
-    }
-    body |= {key: asked[key] for key in ("reason", "emergency", "allow_ddl", "no_result_store")}
-    return {key: value for key, value in body.items() if value or key == "detail"}

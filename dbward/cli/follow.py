@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 import click
 
+from dbward.cli import migrateview
 from dbward.cli.app import App
 from dbward.cli.exits import Exit, Outcome, Stop
 from dbward.cli.spinner import Spinner
@@ -106,6 +107,7 @@ def deliver(app: App, request_id: str, result: ResultSet, wishes: Wishes) -> Out
 
     app.out.streamed = result.write_json
     if not result.success:
+        app.out.data(migrateview.outcomes(result.facts.get("migrations") or ()))
         error = result.head.get("error")
         code = str(error.get("code") or "execution_failed") if isinstance(error, dict) else "execution_failed"
         message = str(result.head.get("error_message") or "the execution failed")

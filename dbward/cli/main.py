@@ -34,7 +34,7 @@ COMMANDS: Mapping[str, tuple[str, str, str]] = {
     "user": ("user", "user", "Add, change, suspend and remove people."),
     "group": ("group", "group", "Show groups and their members."),
     "role": ("group", "role", "Show roles and what they permit."),
-    "migrate": ("migrate", "migrate", "Make and check migration files."),
+    "migrate": ("migrate", "migrate", "Make, check, apply and revert migrations."),
     "login": ("login", "login", "Sign in through the identity provider."),
     "logout": ("login", "logout", "End that login."),
     "whoami": ("whoami", "whoami", "Show who the server thinks you are."),

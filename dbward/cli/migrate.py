@@ -1,4 +1,4 @@
-"""`dbward migrate`: the files of migrations, before anything is sent."""
+"""`dbward migrate`: the group, and what needs no server: making and checking the files of migrations."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from pathlib import Path
 
 import click
 
+from dbward.cli import migrating
 from dbward.cli.app import EPILOG, App, global_options, pass_app
 from dbward.cli.exits import Outcome
 from dbward.cli.tables import table
@@ -17,10 +18,14 @@ TEMPLATE = "-- migrate:up\n\n-- migrate:down\n"
 _SLUG = re.compile(r"[a-z0-9]+(?:_[a-z0-9]+)*")
 
 
-@click.group("migrate", short_help="Make and check migration files.", epilog=EPILOG)
+@click.group("migrate", short_help="Make, check, apply and revert migrations.", epilog=EPILOG)
 @global_options(hidden=True)
 def migrate() -> None:
-    """Make and check migration files."""
+    """Make, check, apply and revert migrations: files `<version>_<name>.sql`, as dbmate reads them."""
+
+
+for _command in (migrating.status, migrating.up, migrating.down, migrating.repair):
+    migrate.add_command(_command)
 
 
 @migrate.command("create", epilog=EPILOG)

@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Final, TextIO
 
+from dbward.cli import migrateview
 from dbward.cli.output import Output
 from dbward.cli.resultset import ResultSet
 from dbward.cli.tables import CELL_MAX, clean, counted, cut, lines, width
@@ -28,6 +29,8 @@ def show(out: Output, result: ResultSet, form: ResultFormat) -> None:
             out.say("(some values were cut; see them whole with --result-format vertical)")
     elif form == "json":
         _json(out.env.stdout, result, out.env.shows)
+    elif steps := result.facts.get("migrations"):
+        out.data(migrateview.outcomes(steps))
     else:
         out.data(counts(result))
     if result.columns is not None:
@@ -54,9 +57,7 @@ def summary(result: ResultSet) -> str:
 
 def duration(result: ResultSet) -> str:
     took = result.head.get("duration_ms")
-    if not isinstance(took, int):
-        return ""
-    return f"{took} ms" if took < 10_000 else f"{took / 1000:.1f} s"
+    return migrateview.took(took) or "" if isinstance(took, int) else ""
 
 
 def note_truncation(out: Output, result: ResultSet) -> None:

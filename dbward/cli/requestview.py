@@ -6,6 +6,7 @@ import json
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+from dbward.cli import migrateview
 from dbward.cli.tables import clean, cut, table
 from dbward.cli.times import shown
 
@@ -33,7 +34,9 @@ def listed(requests: Sequence[Mapping[str, Any]]) -> list[str]:
 
 
 def statement(request: Mapping[str, Any]) -> str:
-    """The start of its SQL, for a question."""
+    """The start of its SQL, or the names of its migrations, for a question."""
+    if migrateview.is_one(request):
+        return migrateview.titles(request)
     return "\n".join(f"  {cut(clean(line), 100)}" for line in request["detail"].strip().splitlines()[:10])
 
 
@@ -42,7 +45,8 @@ def entries(request: Mapping[str, Any]) -> Iterator[Entry]:
     yield "Request", request["id"]
     yield "Status", _status(request)
     yield "Operation", request["operation"] + (" (emergency)" if request.get("emergency") else "")
-    yield "Detail", request["detail"]
+    yield "Detail", migrateview.about(request) if migrateview.is_one(request) else request["detail"]
+    yield "Migrations", migrateview.files(request)
     yield "Environment", request["environment"]
     yield "Database", request["database"]
     yield "Reason", request.get("reason")

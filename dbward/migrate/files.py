@@ -152,9 +152,10 @@ def _scripts(file: str, lines: Sequence[str]) -> dict[str, Script]:
     ends = [marker.line - 1 for marker in markers[1:]] + [len(lines)]
     for marker, end in zip(markers, ends, strict=True):
         body = lines[marker.line : end]
-        if (first := _first_code(body)) is not None:
+        if _first_code(body) is not None:
+            blank = next(n for n, line in enumerate(body) if line.strip())
             sql = "\n".join(body).strip()
-            scripts[marker.direction] = Script(sql, marker.transactional, marker.line + first)
+            scripts[marker.direction] = Script(sql, marker.transactional, marker.line + blank + 1)
     if "up" not in scripts:
         raise BadFiles([Mistake(file, markers[0].line, "nothing follows `-- migrate:up`")])
     return scripts

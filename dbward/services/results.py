@@ -13,6 +13,7 @@ from dbward.db.engine import Connection
 from dbward.db.requests import Criteria
 from dbward.db.rows import ExecutionRow, RequestRow, ResultRow
 from dbward.domain import policy
+from dbward.domain.migration import MIGRATING, StepOutcome
 from dbward.domain.model import Event, ExecutionStatus, Permission, Principal, Status
 from dbward.domain.names import parse_operation
 from dbward.domain.states import STREAM_TERMINAL
@@ -80,6 +81,8 @@ def open_envelope(
         truncated=stored.truncated if stored is not None else False,
     )
     head |= {"request_id": row.id, "error": execution.error, "duration_ms": execution.duration_ms}
+    if execution.migrations is not None:
+        return iter([json.dumps(head | {"result_data": _migrated(execution.migrations)}).encode()])
     failed = execution.status is not ExecutionStatus.COMPLETED
     refusal = None if live else _not_stored(rt, row)
     if failed and (stored is None or refusal is not None or rt.now() >= stored.expires_at):
@@ -94,6 +97,15 @@ def open_envelope(
         raise Gone("the result's retention has passed", code="result.expired")
     _note_read(rt, who, row, stored)
     return _with_rows(head, stored, execution, rt.results.read(stored.storage_key, sha256=stored.sha256))
+
+
+def _migrated(steps: list[View]) -> View:
+    """What became of each migration, which is no data and is told as long as the request is there."""
+    by_outcome = {
+        outcome.value: [step["version"] for step in steps if step["outcome"] == outcome]
+        for outcome in (StepOutcome.APPLIED, StepOutcome.REVERTED)
+    }
+    return {"migrations": steps, **by_outcome}
 
 
 def _note_read(rt: Runtime, who: Principal, row: RequestRow, stored: ResultRow) -> None:
@@ -264,11 +276,12 @@ def list_results(
 def _readable(rt: Runtime, who: Principal, conn: Connection, asked: str) -> RequestRow:
     """A request whose result this person may read: asked before what there is to read, and whether it is kept.
 
+    Of migrations there are no rows, so whoever may look at the request may know what became of each file.
     Raises `Missing`, `Conflict` (several), and `Refused` for a request that they may look at without its result.
     """
     access.check(who, Permission.RESULT_VIEW)
     may_read = sight.read_by(rt, who)
     row = sight.find(conn, who, asked, may_read)
-    if not requests.those_seen(conn, [row.id], may_read):
+    if row.operation not in MIGRATING and not requests.those_seen(conn, [row.id], may_read):
         raise Refused("this result is not shared with you", hint="ask the requester, or its approvers")
     return row

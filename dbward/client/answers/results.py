@@ -23,8 +23,19 @@ class Rows(Answer):
     rows: list[dict[str, Any]] = Field(default=[])
 
 
+class Migrated(Answer):
+    """What became of each migration, in order; `applied` and `reverted` are the versions of which that is so."""
+
+    migrations: list[MigrationStep]
+    applied: list[str]
+    reverted: list[str]
+
+
 class Envelope(Answer):
-    """One execution's result. On a failure `result_data` is null and `error` is what the database said."""
+    """One execution's result. On a failure `error` is what the database said, and `result_data` null.
+
+    Of migrations it then says as well what was applied before, which stays.
+    """
 
     dbward_result: Literal[True] = Field(alias="_dbward_result")
     execution_id: str
@@ -32,7 +43,7 @@ class Envelope(Answer):
     rows_affected: int | None
     truncated: bool
     error_message: str | None
-    result_data: Rows | None
+    result_data: Rows | Migrated | None
     request_id: str = ""
     error: WireError | None = None
     duration_ms: int | None = None
