@@ -13,7 +13,6 @@ from dbward.cli.app import EPILOG, App, global_options, pass_app
 from dbward.cli.exits import Outcome
 from dbward.cli.input import sql_of
 from dbward.cli.tables import clean, cut
-from dbward.errors import Misconfigured
 
 _COMMENTS: Final = re.compile(r"\s+|--[^\n]*(?:\n|$)|/\*(?!\s*M?!).*?\*/|\(", re.DOTALL)
 _WORD: Final = re.compile(r"[A-Za-z]+")
@@ -24,9 +23,7 @@ _CHANGES: Final = re.compile(r"\b(insert|update|delete|merge|replace|into|analyz
 @click.command("execute", epilog=EPILOG)
 @click.argument("sql", required=False)
 @click.option("-f", "--file", "file", metavar="FILE", help="Read the SQL from FILE; `-` is standard input.")
-@click.option("--reason", metavar="TEXT", help="Why; it goes on the record.")
-@click.option("--emergency", is_flag=True, help="Break glass: run without approval. Needs --reason.")
-@click.option("--allow-ddl", is_flag=True, help="With --emergency: also statements that change the schema.")
+@submitting.emergency_options
 @submitting.waiting_options
 @follow.result_options
 @click.option("--no-result-store", is_flag=True, help="Do not keep the result on the server.")
@@ -51,10 +48,7 @@ def execute(
     Exit status: 0 it ran; 1 it was refused or failed; 2 it waits for an approval or for being resumed; 124 --timeout;
     130 Ctrl-C.
     """
-    if asked["allow_ddl"] and not asked["emergency"]:
-        raise click.UsageError("--allow-ddl needs --emergency")
-    if asked["emergency"] and not (asked["reason"] or "").strip():
-        raise Misconfigured("--emergency needs --reason", hint="say why; the reason goes on the record")
+    submitting.check_emergency(asked)
     text = sql_of(app, sql, file)
     settings = app.settings
     target = (settings.database(), settings.environment())

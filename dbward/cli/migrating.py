@@ -60,7 +60,7 @@ def status(app: App, /, *, exit_code: bool) -> Outcome:
 @click.option("--strict", is_flag=True, help="Refuse to apply one whose version is lower than an applied one.")
 @click.option("--ignore-changed", is_flag=True, help="Go on although the files of applied migrations have changed.")
 @click.option("--ignore-missing", is_flag=True, help="Go on although the files of applied migrations are not there.")
-@click.option("--reason", metavar="TEXT", help="Why; it goes on the record.")
+@submitting.emergency_options
 @submitting.waiting_options
 @submitting.record_options
 @global_options(hidden=True)
@@ -85,6 +85,7 @@ def up(
     Exit status: 0 they are applied, or nothing was pending; 1 it was refused or failed; 2 it waits for an approval or
     for being resumed; 124 --timeout; 130 Ctrl-C.
     """
+    submitting.check_emergency(asked)
     from dbward.migrate.plan import Tolerated, Wanted, forward
 
     entries = _entries(app, _files(app))
@@ -101,7 +102,7 @@ def up(
 @click.option("--to", metavar="VERSION", help="Revert those above VERSION, which stays applied.")
 @click.option("--dry-run", is_flag=True, help="Show what would be reverted, and make no request.")
 @click.option("--ignore-changed", is_flag=True, help="Revert even what has changed in its file since it was applied.")
-@click.option("--reason", metavar="TEXT", help="Why; it goes on the record.")
+@submitting.emergency_options
 @submitting.waiting_options
 @submitting.record_options
 @global_options(hidden=True)
@@ -118,6 +119,7 @@ def down(
     """
     if count is not None and to is not None:
         raise click.UsageError("give either --count or --to")
+    submitting.check_emergency(asked)
     from dbward.migrate.plan import Tolerated, Wanted, backward
 
     wanted = Wanted(count if count is not None or to is not None else 1, to)
@@ -192,7 +194,8 @@ def _run(app: App, operation: str, chosen: Sequence[Entry], asked: dict[str, Any
         return Outcome({"request_id": None, "result_data": {"migrations": [], "applied": [], "reverted": []}})
     if len(files) > FILES_MAX:
         raise Invalid(f"{len(files)} migrations are more than one request takes", hint=f"pass --count {FILES_MAX}")
-    _show(app, f"{verb} {counted(len(files), 'migration')} on {where}", files)
+    how = "WITHOUT APPROVAL " if asked["emergency"] else ""
+    _show(app, f"{verb} {counted(len(files), 'migration')} {how}on {where}", files)
     made = submitting.submit(app, submitting.body(operation, target, write_files(files), asked))
     return _follow(app, made, asked)
 

@@ -10,6 +10,7 @@ import click
 
 from dbward.cli.app import App
 from dbward.cli.exits import Exit, Outcome, Stop
+from dbward.errors import Misconfigured
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -20,6 +21,25 @@ def waiting_options(function: F) -> F:
         "--timeout", type=click.IntRange(min=0), metavar="SECS", help="Wait no longer; the request goes on."
     )(function)
     return click.option("--wait", is_flag=True, help="Wait for the approval, then run it.")(function)
+
+
+def emergency_options(function: F) -> F:
+    """`--reason`, `--emergency` and `--allow-ddl`; whoever takes them calls `check_emergency`."""
+    for option in (
+        click.option("--allow-ddl", is_flag=True, help="With --emergency: also statements that change the schema."),
+        click.option("--emergency", is_flag=True, help="Break glass: run without approval. Needs --reason."),
+        click.option("--reason", metavar="TEXT", help="Why; it goes on the record."),
+    ):
+        function = option(function)
+    return function
+
+
+def check_emergency(asked: Mapping[str, Any]) -> None:
+    """Raises `UsageError`, `Misconfigured`."""
+    if asked["allow_ddl"] and not asked["emergency"]:
+        raise click.UsageError("--allow-ddl needs --emergency")
+    if asked["emergency"] and not (asked["reason"] or "").strip():
+        raise Misconfigured("--emergency needs --reason", hint="say why; the reason goes on the record")
 
 
 def record_options(function: F) -> F:

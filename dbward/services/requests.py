@@ -146,7 +146,7 @@ def _blocked(rt: Runtime, tx: Tx, who: Principal, draft: _Draft, made: Judgement
     if draft.body.emergency and not draft.body.allow_ddl and made.may_bypass_review:
         hints.append("in an emergency, allow_ddl lets it pass")
     return Invalid(
-        "the SQL review blocks this: " + "; ".join(finding.message for finding in made.blocking),
+        "the SQL review blocks this: " + "; ".join(submission.placed(draft.said, finding) for finding in made.blocking),
         code="sql.blocked_by_review",
         hint="; ".join(dict.fromkeys(hints)),
         detail={"findings": [finding_json(finding) for finding in made.findings]},

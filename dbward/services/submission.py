@@ -158,6 +158,14 @@ def judged_files(rt: Runtime, conn: Connection, said: Submission, made: Judgemen
     return found
 
 
+def placed(said: Submission, finding: Finding) -> str:
+    """What a rule found, with the file and the line that it is about where there are files."""
+    for file in said.files:
+        if file.first <= finding.statement_index < file.end:
+            return f"{file.sent.title}.sql:{_line(file, finding)}: {finding.message}"
+    return finding.message
+
+
 def _line(file: File, finding: Finding) -> int:
     statement = file.plan.statements[finding.statement_index - file.first]
     at = statement.start + max(finding.position - 1, 0)

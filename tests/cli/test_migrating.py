@@ -6,7 +6,7 @@ import json
 import os
 import secrets
 import subprocess
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,7 +28,7 @@ name = "reader"
 permissions = ["schema.read", "request.query", "request.view"]
 [[auth.users]]
 id = "alice"
-roles = ["requester", "admin"]
+roles = ["requester", "operator"]
 token = "${T_ALICE}"
 [[auth.users]]
 id = "bob"
@@ -55,6 +55,9 @@ mode = "always"
 environment = "production"
 [[workflows.steps]]
 approvers = [{ role = "approver" }]
+[[sql_review]]
+environment = "story"
+drop_table = "warn"
 """
 """An environment for each test, so that none sees what another has applied."""
 
@@ -130,8 +133,10 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     farm = Farm(directory)
     with ExitStack() as stack:
         stack.callback(farm.close)
-        urls = {("lite", name): f"sqlite:///{directory / f'{name}.db'}" for name in ("story", "broken", "production")}
-        urls["lite", "changing"] = f"sqlite:///{directory / 'changing.db'}"
+        urls = {}
+        for name in ("story", "broken", "production", "changing"):
+            (directory / f"{name}.db").touch()
+            urls["lite", name] = f"sqlite:///{directory / f'{name}.db'}"
         for name in ("story", "broken", "racing"):
             urls["pg", name] = stack.enter_context(services.fresh_postgres())
         for name in ("story", "broken"):
@@ -177,6 +182,7 @@ def test_from_nothing_and_back(server: Server, tmp_path: Path, engine: str) -> N
     mended = place(*repair, "--emergency", "--reason", "it only was a row", "--format", "json")
     assert place.outcomes(mended) == [("11", "removed")]
     back = place("migrate", "down", "--to", "9", "--format", "json")
+    assert back.status == 0, back.out
     assert back.data["result_data"]["reverted"] == ["10"]
     assert place.states() == [("9", "applied"), ("10", "pending"), ("11", "pending")]
     marked = place("migrate", "repair", "--action", "mark-applied", "--version", "10", "--emergency", "--reason", "x")
