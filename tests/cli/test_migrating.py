@@ -1,21 +1,21 @@
-"""Migrations by the program as a process, with a real server, a real agent and each kind of database."""
+"""Migrations by the program, with a real server, a real agent and each kind of database."""
 
 from __future__ import annotations
 
-import json
-import os
 import secrets
-import subprocess
+import sqlite3
 from collections.abc import Iterator
-from contextlib import ExitStack
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from tests.cli.conftest import Person, Ran
 from tests.support import services
-from tests.support.processes import DBWARD, Farm, Server
+from tests.support.processes import Farm, Server
 
 pytestmark = pytest.mark.e2e
 
@@ -63,52 +63,24 @@ drop_table = "warn"
 
 
 @dataclass
-class Ran:
-    status: int
-    out: str
-    err: str
-
-    @property
-    def data(self) -> Any:
-        return json.loads(self.out)["data"]
-
-    @property
-    def error(self) -> Any:
-        return json.loads(self.out)["error"]
-
-
-@dataclass
 class Place:
-    """A directory with migrations, and the program run in it."""
+    """A directory with migrations, and the program run in it: in this process, but over the network."""
 
     server: Server
     cwd: Path
     database: str
     environment: str
 
-    def __call__(self, *argv: str, who: str = "alice", **env: str) -> Ran:
-        made = subprocess.run(
-            [*DBWARD, *argv],
-            env=self.env(who, **env),
-            cwd=self.cwd,
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            text=True,
-            timeout=120,
-            check=False,
-        )
-        return Ran(made.returncode, made.stdout, made.stderr)
+    def __call__(self, *argv: str, who: str = "alice", answers: str | None = None) -> Ran:
+        return Person(self.cwd, self.env(who))(*argv, answers=answers)
 
-    def env(self, who: str, **more: str) -> dict[str, str]:
-        kept = {name: os.environ[name] for name in ("PATH", "LANG") if name in os.environ}
+    def env(self, who: str) -> dict[str, str]:
         return {
-            **kept,
             "HOME": str(self.cwd),
             "DBWARD_SERVER_URL": self.server.url,
             "DBWARD_TOKEN": TOKENS[who],
             "DBWARD_DATABASE": self.database,
             "DBWARD_ENV": self.environment,
-            **more,
         }
 
     def write(self, version: str, name: str, up: str, down: str = "", options: str = "") -> Path:
@@ -121,6 +93,10 @@ class Place:
     def states(self) -> list[tuple[str, str]]:
         listed = self("migrate", "status", "--format", "json", who="rita").data["migrations"]
         return [(one["version"], one["state"]) for one in listed]
+
+    def request(self, request_id: str) -> dict[str, Any]:
+        found: dict[str, Any] = self("request", "show", request_id, "--format", "json").data
+        return found
 
     def outcomes(self, ran: Ran) -> list[tuple[str, str]]:
         return [(one["version"], one["outcome"]) for one in ran.data["result_data"]["migrations"]]
@@ -154,7 +130,7 @@ def test_from_nothing_and_back(server: Server, tmp_path: Path, engine: str) -> N
     place.write("11", "final", "INSERT INTO notes VALUES (2);")
     pending = place("migrate", "status", who="rita")
     assert (pending.status, pending.err) == (0, "(3 pending)\n💡 apply what is pending: dbward migrate up\n")
-    assert place("migrate", "status", "--exit-code", "--format", "quiet").error["code"] == "migration.differs"
+    assert place("migrate", "status", "--exit-code", "--format", "quiet").json["error"]["code"] == "migration.differs"
 
     dry = place("migrate", "up", "--dry-run", "--to", "10")
     assert (dry.status, "DROP TABLE" in dry.out) == (0, False)
@@ -175,7 +151,7 @@ def test_from_nothing_and_back(server: Server, tmp_path: Path, engine: str) -> N
     assert place("migrate", "status", "--exit-code").status == 0
 
     stuck = place("migrate", "down", "--count", "2", "--format", "json")
-    assert (stuck.status, stuck.error["code"]) == (1, "migration.irreversible")
+    assert (stuck.status, stuck.json["error"]["code"]) == (1, "migration.irreversible")
     assert place.states() == [("9", "applied"), ("10", "applied"), ("11", "applied")]
     repair = ("migrate", "repair", "--action", "remove", "--version", "11_final")
     assert place(*repair).status == 1
@@ -190,3 +166,86 @@ def test_from_nothing_and_back(server: Server, tmp_path: Path, engine: str) -> N
     assert place.states() == [("9", "applied"), ("10", "applied"), ("11", "pending")]
     again = place("migrate", "repair", "--action", "mark-applied", "--version", "10", "--emergency", "--reason", "x")
     assert (again.status, again.err) == (0, "10_notes is recorded as applied; nothing was changed.\n")
+
+
+def test_approved_is_what_was_shown_and_what_runs(server: Server, tmp_path: Path) -> None:
+    place = Place(server, tmp_path, "lite", "production")
+    place.write("1", "a", "-- the first\nCREATE TABLE a (i INTEGER);\nINSERT INTO a VALUES (1);", "DROP TABLE a;")
+    edited = place.write("2", "b", "CREATE TABLE b (i INTEGER);\nDELETE FROM a WHERE i = 2;")
+    asked = place("migrate", "up", "--format", "json", "--reason", "release 7")
+    assert (asked.status, asked.json["error"]["code"]) == (2, "pending_approval")
+    request_id = asked.data["request_id"]
+    edited.write_text("-- migrate:up\nCREATE TABLE evil (i INTEGER);\n")
+    place.write("3", "c", "CREATE TABLE c (i INTEGER);")
+
+    shown = place("request", "show", request_id, who="bob").out
+    assert "apply 2 migrations, in this order" in shown
+    assert "    1_a\n" in shown
+    assert "      2 | -- the first\n      3 | CREATE TABLE a (i INTEGER);\n" in shown
+    assert "    2_b (cannot be undone)\n" in shown
+    assert "evil" not in shown
+    assert f"sha256 {place.request(request_id)['migrations'][0]['checksum']}" in shown
+    assert "1_a and 1 more" in place("request", "list", who="bob").out
+    assert place("request", "approve", request_id, who="bob").status == 0
+    ran = place("request", "resume", request_id, "--format", "json")
+    assert place.outcomes(ran) == [("1", "applied"), ("2", "applied")]
+    assert place.states() == [("1", "applied"), ("2", "changed"), ("3", "pending")]
+    with closing(sqlite3.connect(server.farm.dir / "production.db")) as conn:
+        tables = {name for (name,) in conn.execute("SELECT name FROM sqlite_master WHERE type = 'table'")}
+    assert {"a", "b"} <= tables
+    assert not tables & {"evil", "c"}
+
+    assert [one["outcome"] for one in place.request(request_id)["migrations"]] == ["applied", "applied"]
+    assert "1_a: applied in " in place("request", "show", request_id, who="bob").out
+    assert place.outcomes(place("request", "result", request_id, "--format", "json")) == place.outcomes(ran)
+    again = place("request", "resume", request_id, "--format", "json")
+    assert place.outcomes(again) == [("1", "skipped"), ("2", "skipped")]
+    refused = place("migrate", "up", "--format", "json")
+    assert (refused.status, refused.json["error"]["code"]) == (1, "migration.changed")
+    assert place("migrate", "up", "--ignore-changed", "--format", "json").json["error"]["code"] == "pending_approval"
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+def test_one_in_the_middle_fails(server: Server, tmp_path: Path, engine: str) -> None:
+    place = Place(server, tmp_path, engine, "broken")
+    place.write("1", "fine", "CREATE TABLE fine (i INTEGER);")
+    place.write("2", "wrong", "INSERT INTO fine VALUES (1);\nINSERT INTO no_such_table VALUES (1);")
+    place.write("3", "never", "CREATE TABLE never (i INTEGER);")
+    ran = place("migrate", "up")
+    assert ran.status == 1
+    outcomes = [line.split()[:3] for line in ran.out.splitlines()[2:]]
+    assert outcomes == [["1", "fine", "applied"], ["2", "wrong", "failed"], ["3", "never", "not"]]
+    assert "Error: 2_wrong, statement 2 of 2: " in ran.err
+    assert "no_such_table" in ran.err
+    assert place.states() == [("1", "applied"), ("2", "pending"), ("3", "pending")]
+    place.write("2", "wrong", "INSERT INTO fine VALUES (1);")
+    mended = place("migrate", "up", "--format", "json")
+    assert mended.data["result_data"]["applied"] == ["2", "3"]
+
+
+def test_two_at_once_apply_each_migration_once(server: Server, tmp_path: Path) -> None:
+    place = Place(server, tmp_path, "pg", "racing")
+    place.write("1", "slow", "CREATE TABLE seen (i INTEGER);\nSELECT pg_sleep(0.5);\nINSERT INTO seen VALUES (1);")
+    place.write("2", "more", "INSERT INTO seen VALUES (2);")
+    with ThreadPoolExecutor(3) as pool:
+        ran = list(pool.map(lambda _: place("migrate", "up", "--format", "json"), range(3)))
+    assert [one.status for one in ran] == [0, 0, 0], [one.out for one in ran]
+    told = [outcome for one in ran for outcome in place.outcomes(one)]
+    assert sorted(outcome for outcome in told if outcome[1] == "applied") == [("1", "applied"), ("2", "applied")]
+    assert {outcome for _, outcome in told} <= {"applied", "skipped"}
+    count = place("execute", "SELECT count(*) AS n FROM seen", "--format", "json")
+    assert count.data["result_data"]["rows"] == [{"n": 2}]
+
+
+def test_asking_before_it_runs(server: Server, tmp_path: Path) -> None:
+    place = Place(server, tmp_path, "lite", "changing")
+    place.write("1", "a", "CREATE TABLE a (i INTEGER);")
+    refused = place("migrate", "up", answers="n\n")
+    assert (refused.status, refused.out) == (1, "")
+    assert "  1_a (cannot be undone)\n    CREATE TABLE a (i INTEGER);\nApply 1 migration on lite/changing? [y/N] " in (
+        refused.err
+    )
+    assert place.states() == [("1", "pending")]
+    urgent = place("migrate", "up", "--emergency", "--reason", "now", answers="y\n")
+    assert "Apply 1 migration WITHOUT APPROVAL on lite/changing? [y/N] " in urgent.err
+    assert (urgent.status, place.states()) == (0, [("1", "applied")])
