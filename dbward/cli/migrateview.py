@@ -101,18 +101,18 @@ def about(request: Mapping[str, Any]) -> str:
         verb = "record as applied" if what["action"] == "mark_applied" else "remove from what is recorded as applied"
         return f"{verb}: {what['version']}{name}"
     verb = "revert" if request["operation"] == "migrate_down" else "apply"
-    return f"{verb} {counted(len(files), 'migration')}, in this order"
+    return f"{verb} {counted(len(files), 'migration')}" + (", in this order" if len(files) > 1 else "")
 
 
 def titles(request: Mapping[str, Any]) -> str:
-    """The same with the names alone, for a question."""
+    """The same with the names of the files, for a question."""
     names = [f"  {clean(one['version'])}_{clean(one['name'])}" for one in request.get("migrations") or []]
     return "\n".join([f"  {clean(about(request))}", *names])
 
 
-def files(request: Mapping[str, Any]) -> str | None:
-    """Every file one at a time: what is thought of it, and its SQL with the line numbers of the file."""
-    return "\n".join(line for one in request.get("migrations") or [] for line in _reviewed(one)) or None
+def reviewed(request: Mapping[str, Any]) -> str:
+    """The same with each file: what is thought of it, and its SQL with the line numbers of the file."""
+    return "\n".join([about(request), *(line for one in request.get("migrations") or [] for line in _reviewed(one))])
 
 
 def _reviewed(one: Mapping[str, Any]) -> Iterator[str]:

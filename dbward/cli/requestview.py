@@ -45,8 +45,7 @@ def entries(request: Mapping[str, Any]) -> Iterator[Entry]:
     yield "Request", request["id"]
     yield "Status", _status(request)
     yield "Operation", request["operation"] + (" (emergency)" if request.get("emergency") else "")
-    yield "Detail", migrateview.about(request) if migrateview.is_one(request) else request["detail"]
-    yield "Migrations", migrateview.files(request)
+    yield "Detail", migrateview.reviewed(request) if migrateview.is_one(request) else request["detail"]
     yield "Environment", request["environment"]
     yield "Database", request["database"]
     yield "Reason", request.get("reason")

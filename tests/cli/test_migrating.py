@@ -55,6 +55,9 @@ mode = "always"
 environment = "production"
 [[workflows.steps]]
 approvers = [{ role = "approver" }]
+[[execution_policies]]
+environment = "production"
+max_executions = 2
 [[sql_review]]
 environment = "story"
 drop_table = "warn"
@@ -179,8 +182,7 @@ def test_approved_is_what_was_shown_and_what_runs(server: Server, tmp_path: Path
     place.write("3", "c", "CREATE TABLE c (i INTEGER);")
 
     shown = place("request", "show", request_id, who="bob").out
-    assert "apply 2 migrations, in this order" in shown
-    assert "    1_a\n" in shown
+    assert "  Detail: apply 2 migrations, in this order\n    1_a\n" in shown
     assert "      2 | -- the first\n      3 | CREATE TABLE a (i INTEGER);\n" in shown
     assert "    2_b (cannot be undone)\n" in shown
     assert "evil" not in shown
