@@ -61,6 +61,21 @@ class App:
                 self.out.warn(warning)
         return self._settings
 
+    def configured(self, *keys: str) -> list[str]:
+        """What the files say under those keys of `ClientSettings`, for a shell to choose from; nothing when they are
+        wrong. A key pressed in a shell is answered without the network, and without a word on stderr.
+        """
+        from dbward.errors import DbwardError
+        from dbward.settings.client import load_client
+
+        try:
+            settings = load_client(self.env.variables, self.env.cwd, self.flags)
+        except DbwardError:
+            return []
+        values = [getattr(settings, key) for key in keys]
+        names = {name for value in values for name in (value if isinstance(value, tuple) else (value,))}
+        return sorted(name for name in names if name)
+
     @property
     def flags(self) -> Flags:
         """The global options, as the settings take them."""
@@ -176,22 +191,46 @@ class App:
         return answer.strip()
 
 
+class GlobalOption(click.Option):
+    """One that every command takes. Only the program's own help lists it; the shell completes it everywhere."""
+
+    listed = False
+
+    def get_help_record(self, ctx: click.Context) -> tuple[str, str] | None:
+        return super().get_help_record(ctx) if self.listed else None
+
+
 def global_options(*, hidden: bool) -> Callable[[F], F]:
-    """Options that stand before or after a command's name; the later one wins."""
+    """Options that stand before or after a command's name; the later one wins. `hidden`: the help is silent on them."""
 
     def decorate(function: F) -> F:
         for option in reversed(
             [
-                click.Option(["--config", "_config"], metavar="FILE", help="Read this file instead of ./dbward.toml."),
-                click.Option(["--merge-global"], is_flag=True, help="With --config: read the global file as well."),
-                click.Option(["-d", "--database"], metavar="NAME", help="The database to work on."),
-                click.Option(["-e", "--environment"], metavar="NAME", help="Its environment."),
-                click.Option(["--format"], type=click.Choice(FORMATS), help="How to print; human is the default."),
-                click.Option(["--allow-insecure"], is_flag=True, help="Allow plain http to a public host."),
-                click.Option(["-y", "--yes"], is_flag=True, help="Do not ask for confirmation."),
+                GlobalOption(
+                    ["--config", "_config"],
+                    type=click.Path(),
+                    metavar="FILE",
+                    help="Read this file instead of ./dbward.toml.",
+                ),
+                GlobalOption(["--merge-global"], is_flag=True, help="With --config: read the global file as well."),
+                GlobalOption(
+                    ["-d", "--database"],
+                    metavar="NAME",
+                    help="The database to work on.",
+                    shell_complete=_completing("databases", "default_database"),
+                ),
+                GlobalOption(
+                    ["-e", "--environment"],
+                    metavar="NAME",
+                    help="Its environment.",
+                    shell_complete=_completing("default_environment"),
+                ),
+                GlobalOption(["--format"], type=click.Choice(FORMATS), help="How to print; human is the default."),
+                GlobalOption(["--allow-insecure"], is_flag=True, help="Allow plain http to a public host."),
+                GlobalOption(["-y", "--yes"], is_flag=True, help="Do not ask for confirmation."),
             ]
         ):
-            option.hidden = hidden
+            option.listed = not hidden
             option.expose_value = False
             option.callback = _remember
             _add(function, option)
@@ -214,6 +253,15 @@ def _remember(ctx: click.Context, param: click.Parameter, value: Any) -> None:
         app = ctx.find_object(App)
         assert app is not None
         app.options[(param.name or "").lstrip("_")] = value
+
+
+def _completing(*keys: str) -> Callable[[click.Context, click.Parameter, str], list[str]]:
+    def complete(ctx: click.Context, _param: click.Parameter, incomplete: str) -> list[str]:
+        app = ctx.find_object(App)
+        assert app is not None
+        return [name for name in app.configured(*keys) if name.startswith(incomplete)]
+
+    return complete
 
 
 pass_app = click.make_pass_decorator(App)

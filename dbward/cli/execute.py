@@ -11,7 +11,7 @@ import click
 from dbward.cli import follow, submitting
 from dbward.cli.app import EPILOG, App, global_options, pass_app
 from dbward.cli.exits import Outcome
-from dbward.cli.input import sql_of
+from dbward.cli.input import sql_file, sql_of
 from dbward.cli.tables import clean, cut
 
 _COMMENTS: Final = re.compile(r"\s+|--[^\n]*(?:\n|$)|/\*(?!\s*M?!).*?\*/|\(", re.DOTALL)
@@ -22,7 +22,7 @@ _CHANGES: Final = re.compile(r"\b(insert|update|delete|merge|replace|into|analyz
 
 @click.command("execute", epilog=EPILOG)
 @click.argument("sql", required=False)
-@click.option("-f", "--file", "file", metavar="FILE", help="Read the SQL from FILE; `-` is standard input.")
+@sql_file
 @submitting.emergency_options
 @submitting.waiting_options
 @follow.result_options

@@ -13,6 +13,15 @@ from dbward.errors import Invalid, Misconfigured
 MOST_BYTES: Final = 64 * 1024 * 1024
 """No server takes more in one statement; what is read from a pipe must end somewhere."""
 
+sql_file = click.option(
+    "-f",
+    "--file",
+    "file",
+    type=click.Path(allow_dash=True),
+    metavar="FILE",
+    help="Read the SQL from FILE; `-` is standard input.",
+)
+
 
 def sql_of(app: App, sql: str | None, file: str | None) -> str:
     """The text of exactly one of the two; `-` in either means standard input. Raises `UsageError`, `Invalid`."""

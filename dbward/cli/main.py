@@ -41,6 +41,7 @@ COMMANDS: Mapping[str, tuple[str, str, str]] = {
     "server": ("server", "server", "Run the server, and administer it where it runs."),
     "agent": ("agent", "agent", "Run statements that the server hands out."),
     "self-update": ("selfupdate", "self_update", "Say how to upgrade this program."),
+    "completion": ("completion", "completion", "Have the shell complete what is typed."),
     "dev": ("dev", "dev", "Try dbward on this machine."),
     "init": ("init", "init", "Write the configuration to begin with."),
     "doctor": ("doctor", "doctor", "Find out what is wrong with a configuration, and how to mend it."),
@@ -159,10 +160,16 @@ def _unwritable(err: TextIO, error: OSError) -> int:
 
 def _root() -> Any:
     import click
+    from click.shell_completion import CompletionItem
 
     from dbward.cli.app import global_options
 
     class Lazy(click.Group):
+        def shell_complete(self, ctx: click.Context, incomplete: str) -> list[CompletionItem[Any]]:
+            names = [CompletionItem(name, help=entry[2]) for name, entry in COMMANDS.items()]
+            options = click.Command.shell_complete(self, ctx, incomplete)
+            return [*(item for item in names if item.value.startswith(incomplete)), *options]
+
         def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002 - click's signature
             return list(COMMANDS)
 

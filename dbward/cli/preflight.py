@@ -9,7 +9,7 @@ import click
 
 from dbward.cli.app import EPILOG, App, global_options, pass_app
 from dbward.cli.exits import Exit, Outcome
-from dbward.cli.input import sql_of
+from dbward.cli.input import sql_file, sql_of
 from dbward.cli.tables import pairs
 
 FACTORS_SHOWN = 5
@@ -17,7 +17,7 @@ FACTORS_SHOWN = 5
 
 @click.command("preflight", epilog=EPILOG)
 @click.argument("sql", required=False)
-@click.option("-f", "--file", "file", metavar="FILE", help="Read the SQL from FILE; `-` is standard input.")
+@sql_file
 @click.option("--no-explain", is_flag=True, help="Do not ask the agent for the plan.")
 @click.option(
     "--explain-timeout",

@@ -15,10 +15,12 @@ from dbward.cli.follow import path_of, short
 from dbward.cli.output import given, picked
 from dbward.cli.tables import pairs, table
 from dbward.cli.times import Moment, shown
+from dbward.domain.model import Status
 from dbward.errors import Missing
 
 F = TypeVar("F", bound=Callable[..., Any])
 
+STATUSES = click.Choice([status.value for status in Status])
 PAGE = 100
 """The most requests the server gives at once."""
 
@@ -32,7 +34,7 @@ def request() -> None:
 @request.command("list", epilog=EPILOG)
 @click.option("--limit", type=click.IntRange(1), default=50, show_default=True, help="The most to show.")
 @click.option("--all", "everything", is_flag=True, help="Show all of them, however many.")
-@click.option("--status", metavar="STATUS", help="Only those in this status.")
+@click.option("--status", type=STATUSES, metavar="STATUS", help="Only those in this status: pending, approved …")
 @click.option("--user", metavar="ID", help="Only those of this requester.")
 @click.option("--operation", metavar="NAME", help="Only those of this operation.")
 @click.option("--since", type=Moment(), metavar="TIME", help="Only those made since: 2026-05-01, 2h, 7d …")

@@ -34,6 +34,11 @@ install() {
 # Without these the tests of the images fail for root and are skipped for others, each saying why.
 .venv/bin/python -m tests.support.engine || install podman runc iptables netavark aardvark-dns mmdebstrap debian-archive-keyring
 
+# What the completion of the command line is tried in.
+for shell in bash zsh fish; do
+    command -v "$shell" >/dev/null 2>&1 || install "$shell"
+done
+
 check 2>/dev/null || install postgresql mariadb-server nginx-light
 if ! check; then
     echo 'The tests run against real PostgreSQL, MariaDB and nginx and are never skipped: see above for what is missing.' >&2

@@ -12,20 +12,25 @@ import time
 from collections.abc import Mapping
 from pathlib import Path
 
-ON_TERMINAL = "import fcntl, termios; fcntl.ioctl(0, termios.TIOCSCTTY, 0); from dbward.cli.main import run; run()"
+_OWN = "import fcntl, termios; fcntl.ioctl(0, termios.TIOCSCTTY, 0); "
 """Makes the terminal the program's own first, so that Ctrl-C typed into it arrives as it does for a person."""
+PROGRAM = _OWN + "from dbward.cli.main import run; run()"
+ANOTHER = _OWN + "import os, sys; os.execvp(sys.argv[1], sys.argv[1:])"
 WAIT_SECS = 60
 CTRL_C = "\x03"
 
 
 class OnTerminal:
-    """`dbward` with a pseudo-terminal as all three streams. `seen` is everything it has written."""
+    """`dbward`, or with `code` ANOTHER any program, with a pseudo-terminal as all three streams.
 
-    def __init__(self, argv: tuple[str, ...], env: Mapping[str, str], cwd: Path) -> None:
+    `seen` is everything it has written.
+    """
+
+    def __init__(self, argv: tuple[str, ...], env: Mapping[str, str], cwd: Path, *, code: str = PROGRAM) -> None:
         self.seen = ""
         self._master, slave = os.openpty()
         self.process = subprocess.Popen(
-            [sys.executable, "-c", ON_TERMINAL, *argv],
+            [sys.executable, "-c", code, *argv],
             stdin=slave,
             stdout=slave,
             stderr=slave,
