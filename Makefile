@@ -55,6 +55,10 @@ manifests: .venv/.dev ## write deploy/kubernetes anew out of the Helm chart
 	@sh deploy/dev/servers.sh
 	@.venv/tools/bin/python deploy/kubernetes/manifests.py
 
+.PHONY: cli-docs
+cli-docs: .venv/.dev ## write the commands in docs/reference/cli.md anew out of the program
+	@$(PY) deploy/dev/cli_page.py
+
 .PHONY: lint
 lint: .venv/.dev ## ruff: rules and format
 	$(PY) -m ruff check .

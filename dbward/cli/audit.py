@@ -42,10 +42,16 @@ F = TypeVar("F", bound=Callable[..., Any])
 _FILTERS: Final = (
     click.option("--user", "actor_id", metavar="ID", help="Only what this person or agent did."),
     click.option("--request", "request_id", metavar="ID", help="Only what concerns this request (its whole id)."),
-    click.option("--operation", metavar="NAME"),
+    click.option("--operation", metavar="NAME", help="In full: execute_select, execute_dml, migrate_up …"),
     click.option("--event-type", metavar="NAME", help="Such as request.approved."),
     click.option("--category", "event_category", metavar="NAME", help="Such as approval, execution, token."),
-    click.option("--outcome", "--status", "outcome", type=click.Choice(["success", "denied", "failure", "info"])),
+    click.option(
+        "--outcome",
+        "--status",
+        "outcome",
+        type=click.Choice(["success", "denied", "failure", "info"]),
+        help="Only what ended so.",
+    ),
     click.option("--since", type=Moment(), metavar="TIME", help="2026-05-01, 2026-05-01T12:00:00Z, 2h, 7d …"),
     click.option("--until", type=Moment(end=True), metavar="TIME", help="Likewise; a date means its end."),
 )
@@ -59,7 +65,7 @@ def _filters(function: F) -> F:
 
 @click.group("audit", epilog=EPILOG, invoke_without_command=True)
 @click.option("--verify", is_flag=True, help="The same as `audit verify`.")
-@click.option("--limit", type=click.IntRange(1), default=50, show_default=True, help="The most to show.")
+@click.option("--limit", type=click.IntRange(1), metavar="N", default=50, show_default=True, help="The most to show.")
 @_filters
 @click.option("--result-format", type=click.Choice(["table", "json", "csv"]), default="table", show_default=True)
 @global_options(hidden=True)

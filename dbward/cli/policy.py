@@ -52,7 +52,11 @@ def resolve(app: App, /, of_database: str | None, of_environment: str | None, op
 
 
 @policy.command("list", epilog=EPILOG)
-@click.option("--kind", type=click.Choice(["workflow", "execution", "result", "notification", "sql-review"]))
+@click.option(
+    "--kind",
+    type=click.Choice(["workflow", "execution", "result", "notification", "sql-review"]),
+    help="Only those of this kind.",
+)
 @global_options(hidden=True)
 @pass_app
 def list_(app: App, /, kind: str | None) -> Outcome:

@@ -32,7 +32,7 @@ def request() -> None:
 
 
 @request.command("list", epilog=EPILOG)
-@click.option("--limit", type=click.IntRange(1), default=50, show_default=True, help="The most to show.")
+@click.option("--limit", type=click.IntRange(1), metavar="N", default=50, show_default=True, help="The most to show.")
 @click.option("--all", "everything", is_flag=True, help="Show all of them, however many.")
 @click.option("--status", type=STATUSES, metavar="STATUS", help="Only those in this status: pending, approved …")
 @click.option("--user", metavar="ID", help="Only those of this requester.")
@@ -165,7 +165,7 @@ def resume(
 @click.argument("id")
 @click.option("--execution", "execution_id", metavar="ID", help="Of this execution instead of the latest.")
 @click.option("--list", "listing", is_flag=True, help="List the executions instead.")
-@click.option("--limit", type=click.IntRange(1, 100), help="With --list: the most to show (20).")
+@click.option("--limit", type=click.IntRange(1, 100), metavar="N", help="With --list: the most to show (20).")
 @follow.result_options
 @global_options(hidden=True)
 @pass_app
@@ -230,7 +230,9 @@ def _executions(app: App, request_id: str, limit: int) -> Outcome:
 
 
 @request.command("results", epilog=EPILOG)
-@click.option("--limit", type=click.IntRange(1, 100), default=50, show_default=True, help="The most to show.")
+@click.option(
+    "--limit", type=click.IntRange(1, 100), metavar="N", default=50, show_default=True, help="The most to show."
+)
 @global_options(hidden=True)
 @pass_app
 def results(app: App, /, limit: int) -> Outcome:

@@ -77,12 +77,19 @@ _server_config = click.option(
     type=click.Path(path_type=Path, dir_okay=False),
     help="The configuration of the server on this machine, found as `start` does.",
 )
-_pid = click.option("--pid", type=click.IntRange(min=2), help="Its process, where `server.pid` does not tell.")
+_pid = click.option(
+    "--pid", type=click.IntRange(min=2), metavar="PID", help="Its process, where `server.pid` does not tell."
+)
 
 
 def _timeout(default: float) -> Callable[[Decorated], Decorated]:
     return click.option(
-        "--timeout", type=click.FloatRange(min=0.1), default=default, show_default=True, help="Seconds to wait."
+        "--timeout",
+        type=click.FloatRange(min=0.1),
+        metavar="SECS",
+        default=default,
+        show_default=True,
+        help="How long to wait.",
     )
 
 

@@ -26,8 +26,8 @@ def user() -> None:
 @click.argument("id")
 @names_option("--role", "roles", help="What they may do, separated by commas; else the default role.")
 @names_option("--group", "groups", help="The groups they are in.")
-@click.option("--display-name", metavar="TEXT")
-@click.option("--email", metavar="ADDRESS")
+@click.option("--display-name", metavar="TEXT", help="What they are called.")
+@click.option("--email", metavar="ADDRESS", help="Where they can be written to.")
 @global_options(hidden=True)
 @pass_app
 def add(app: App, /, id: str, **wanted: Any) -> Outcome:  # noqa: A002 - the argument's name on the command line

@@ -69,8 +69,10 @@ def test(app: App, /, id: str) -> Outcome:  # noqa: A002 - same
 @webhook.command("deliveries", epilog=EPILOG)
 @click.option("--webhook", metavar="ID", help="Only those to this webhook.")
 @click.option("--status", type=click.Choice([status.value for status in DeliveryStatus]), help="Only these.")
-@click.option("--limit", type=click.IntRange(1, 100), default=50, show_default=True, help="The most to show.")
-@click.option("--offset", type=click.IntRange(0), default=0, help="Leave out that many of the newest.")
+@click.option(
+    "--limit", type=click.IntRange(1, 100), metavar="N", default=50, show_default=True, help="The most to show."
+)
+@click.option("--offset", type=click.IntRange(0), metavar="N", default=0, help="Leave out that many of the newest.")
 @global_options(hidden=True)
 @pass_app
 def deliveries(app: App, /, **wanted: Any) -> Outcome:

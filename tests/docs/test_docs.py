@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import importlib
 import re
+import runpy
 import tomllib
 from collections.abc import Iterator
 from pathlib import Path
@@ -164,6 +165,12 @@ def commands() -> list[str]:
 def test_every_command_is_documented() -> None:
     text = _page("docs/reference/cli.md")
     assert [command for command in commands() if not re.search(rf"`dbward {command}\b", text)] == []
+
+
+def test_the_commands_on_the_page_are_those_of_the_program() -> None:
+    made = runpy.run_path(str(ROOT / "deploy/dev/cli_page.py"))["renewed"](_page("docs/reference/cli.md"))
+    assert made == _page("docs/reference/cli.md"), "the page is out of date: run `make cli-docs`"
+    assert "|  |" not in made, "an option says nothing about itself"
 
 
 # --- links and commands -----------------------------------------------------------------------------------------------
