@@ -136,7 +136,7 @@ def _run(app: Any, argv: Sequence[str]) -> int:
             exit=Exit.FAILED,
             code="library_missing",
             message=f"this needs the library {library}, which is not installed",
-            hint=f"pip install 'dbward[{extra}]'",
+            hint=f"pip install 'dbward[{extra}]', or '.[{extra}]' in a folder of its source",
         )
     except Exception as e:
         if app.out.human or isinstance(e, OSError):
