@@ -102,6 +102,13 @@ def waits(db: TargetDb) -> bool:
     return db.direct(sql) != []
 
 
+RUNS = (
+    "FROM pg_locks WHERE locktype = 'advisory' AND objid = 1"
+    " AND database = (SELECT oid FROM pg_database WHERE datname = current_database())"
+)
+"""The lock of a run in this database of PostgreSQL's; other tests have theirs in others."""
+
+
 # --- two at once -----------------------------------------------------------------------------------------------------
 
 
@@ -129,7 +136,7 @@ def test_the_lock_is_for_one_database_and_can_be_lost(db: TargetDb) -> None:
         assert lock.held()
         assert driver.lock_migrations() is None
         if db.dialect is Dialect.POSTGRESQL:
-            db.direct("SELECT pg_terminate_backend(pid) FROM pg_locks WHERE locktype = 'advisory'")
+            db.direct(f"SELECT pg_terminate_backend(pid) {RUNS}")
         elif db.dialect is Dialect.MYSQL:
             (killed,) = db.direct("SELECT id FROM information_schema.processlist WHERE db = DATABASE() ORDER BY id")[0]
             db.direct(f"KILL {killed}")
@@ -141,7 +148,7 @@ def test_the_lock_is_for_one_database_and_can_be_lost(db: TargetDb) -> None:
 
 def test_a_run_that_loses_its_lock_begins_no_further_file(pg: TargetDb, on: Callable[[str], Bench]) -> None:
     agent = on(pg.url)
-    lose = "SELECT pg_terminate_backend(pid, 5000) FROM pg_locks WHERE locktype = 'advisory' AND objid = 1"
+    lose = f"SELECT pg_terminate_backend(pid, 5000) {RUNS}"
     outcome = agent.run(UP, pinned(1, insert(1), lose), pinned(2, insert(2)))
     assert (outcome["outcome"], outcome["error"]["code"]) == ("failed", "migration.lock_lost")
     assert steps(outcome) == [("1", "applied"), ("2", "not_run")]
@@ -217,8 +224,7 @@ def test_killed_in_the_middle_of_a_file(db: TargetDb, on: Callable[[str], Bench]
 def runs(db: TargetDb) -> bool:
     """Whether somebody has the right to migrate this database."""
     if db.dialect is Dialect.POSTGRESQL:
-        mine = "database = (SELECT oid FROM pg_database WHERE datname = current_database())"
-        return db.direct(f"SELECT 1 FROM pg_locks WHERE locktype = 'advisory' AND objid = 1 AND {mine}") != []
+        return db.direct(f"SELECT 1 {RUNS}") != []
     name = lock_name(urlsplit(db.url).path.removeprefix("/"), "run")
     return db.direct(f"SELECT IS_USED_LOCK('{name}')") != [(None,)]
 
