@@ -155,21 +155,19 @@ class App:
     def can_ask(self) -> bool:
         return self.out.human and self.env.can_ask
 
-    def confirm(self, question: str, *, must: bool = False) -> None:
-        """Go on only if the person says yes. Where nobody can be asked, go on, unless it `must` be confirmed."""
+    def confirm(self, question: str) -> None:
+        """Go on only if the person says yes, here or beforehand with `--yes`. Raises `Stop`."""
         if self.yes:
             return
         if not self.can_ask:
-            if must:
-                raise Stop(
-                    Outcome(
-                        exit=Exit.FAILED,
-                        code="confirmation_required",
-                        message="this needs a confirmation, and there is nobody to ask",
-                        hint="pass --yes if it is meant",
-                    )
+            raise Stop(
+                Outcome(
+                    exit=Exit.FAILED,
+                    code="confirmation_required",
+                    message="this needs a confirmation, and there is nobody to ask",
+                    hint="pass --yes, or set DBWARD_YES=1, if it is meant",
                 )
-            return
+            )
         if not self.asked(question):
             raise Stop(Outcome(exit=Exit.FAILED, code="blocked", message="not confirmed; nothing was done"))
 

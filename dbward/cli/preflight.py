@@ -48,7 +48,7 @@ def preflight(app: App, /, sql: str | None, file: str | None, explain_timeout: i
         },
         answer_secs=ANSWER_SECS + explain_timeout / 1000,
     )
-    app.out.data(pairs(list(_entries(answer))))
+    app.out.data(pairs(list(entries(answer))))
     for hint in (*answer["fix_hints"], *answer["next_actions"]):
         app.out.hint(hint)
     if answer["status"] == "blocked":
@@ -56,7 +56,8 @@ def preflight(app: App, /, sql: str | None, file: str | None, explain_timeout: i
     return Outcome(answer)
 
 
-def _entries(answer: Mapping[str, Any]) -> Iterator[tuple[str, object]]:
+def entries(answer: Mapping[str, Any]) -> Iterator[tuple[str, object]]:
+    """What there is to say about an answer, in the order of importance."""
     kind, policy, impact = answer["classification"], answer["policy"], answer["impact"]
     yield "Status", answer["status"]
     yield "Risk", _risk(answer["risk_assessment"])

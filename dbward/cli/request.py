@@ -154,8 +154,7 @@ def resume(
         if known["status"] == "execution_lost" and known["operation"] != "execute_select":
             app.confirm(
                 f"{requestview.statement(known)}\nThe agent was lost while it ran this, which may have taken effect. "
-                "Run it again?",
-                must=True,
+                "Run it again?"
             )
         made = app.client.post(path_of(known["id"], "resume"), given(reason=reason))
     return follow.follow(app, made["id"], made["status"], wishes)

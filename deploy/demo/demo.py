@@ -162,7 +162,9 @@ class Demo:
         self.run("bob", "request", "approve", request[:8], "--comment", "agreed in the pricing meeting")
         title("Alice resumes it, now that it suits her: exactly what Bob approved runs")
         self.run("alice", "request", "resume", request[:8])
-        self.run("alice", "execute", "-e", "production", "SELECT sku, name, price_cents FROM products WHERE id = 1")
+        self.run(
+            "alice", "execute", "-e", "production", "--yes", "SELECT sku, name, price_cents FROM products WHERE id = 1"
+        )
         title("What dbward cannot vouch for is refused: transaction control around a DELETE")
         self.run("alice", "execute", "-e", "development", "--yes", "BEGIN; DELETE FROM orders; COMMIT", expect=1)
         title("Carol, an operator, reads the record and verifies its chain")

@@ -21,7 +21,7 @@ from dbward.services import bootstrap
 from dbward.settings.server import load_server
 from web.app import create_app
 
-PEOPLE = ("alice", "bob", "carol", "olga")
+PEOPLE = ("alice", "bob", "carol", "dave", "olga")
 POLICY = """
 [auth]
 [[auth.groups]]
@@ -40,6 +40,13 @@ token = "${T_BOB}"
 id = "carol"
 roles = ["approver"]
 token = "${T_CAROL}"
+[[auth.roles]]
+name = "sender"
+permissions = ["request.query", "request.dml", "request.view"]
+[[auth.users]]
+id = "dave"
+roles = ["sender"]
+token = "${T_DAVE}"
 [[auth.users]]
 id = "olga"
 roles = ["operator"]
@@ -106,7 +113,9 @@ class Ran:
 
 @dataclass(slots=True)
 class Person:
-    """Runs commands as one person. `answers` makes standard input a terminal that holds them."""
+    """Runs commands as one person, who has said yes to everything. `answers` makes standard input a terminal that holds
+    them, and has the person asked.
+    """
 
     cwd: Path
     variables: dict[str, str]
@@ -115,7 +124,7 @@ class Person:
     def __call__(self, *argv: str, stdin: str = "", answers: str | None = None, **env: str) -> Ran:
         out, err = io.StringIO(), Terminal() if answers is not None else io.StringIO()
         source = Terminal(answers) if answers is not None else io.StringIO(stdin)
-        variables = {**self.variables, **env}
+        variables = {"DBWARD_YES": "1" if answers is None else "", **self.variables, **env}
         status = main(argv, Env(source, out, err, variables, self.cwd, self.transport))
         return Ran(status, out.getvalue(), err.getvalue())
 

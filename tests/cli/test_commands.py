@@ -190,13 +190,62 @@ def test_a_directory_as_output_is_found_before_anything_runs(alice: Person) -> N
 def test_a_person_is_asked_before_production(alice: Person) -> None:
     declined = alice(*READ, answers="\n")
     assert declined.status == 1
-    assert "Run this on app/production? [y/N]" in declined.err
+    assert declined.err.startswith("  Status: requestable\n  Risk: unknown (schema not synced)\n")
+    assert "\n  Approval: required (role:approver, " in declined.err
+    assert "\n  SQL: SELECT 1\nRun this on app/production? [y/N]" in declined.err
     assert "nothing was done" in declined.err
     assert alice("request", "list", "--format", "json").data["requests"] == []
     assert alice(*READ, answers="yes\n").status == 2
     assert "[y/N]" not in alice(*READ, "--yes", answers="").err
     assert "[y/N]" not in alice(*READ, answers="", DBWARD_YES="TRUE").err
-    assert alice(*READ).status == 2
+
+
+@pytest.mark.parametrize("form", ["human", "json", "quiet"])
+@pytest.mark.parametrize(
+    "argv", [READ, ("execute", "DELETE FROM t WHERE a = 1"), ("execute", "SELECT 1; DELETE FROM t WHERE a = 1")]
+)
+def test_where_nobody_can_be_asked_a_yes_is_needed(alice: Person, argv: tuple[str, ...], form: str) -> None:
+    ran = alice(*argv, "--format", form, DBWARD_YES="no")
+    assert ran.status == 1
+    if form == "human":
+        assert "there is nobody to ask" in ran.err
+    else:
+        assert ran.json["error"]["code"] == "confirmation_required"
+    assert alice("request", "list", "--format", "json").data["requests"] == []
+
+
+def test_the_server_says_what_a_statement_is(alice: Person, olga: Person) -> None:
+    """What only looks like a change is not asked about; what is refused is refused, not asked about."""
+    assert alice("execute", "SELECT 'delete it'", "--timeout", "0", answers="").status == 124
+    assert alice("execute", "SELECT mine(1)", "--timeout", "0", "--format", "json", DBWARD_YES="").status == 1
+    for sql in ("SELEC 1", "DELETE FROM t"):
+        refused = alice("execute", sql, answers="")
+        assert refused.status == 1
+        assert "[y/N]" not in refused.err
+        assert "nothing was done" not in refused.err
+
+
+def test_an_emergency_is_asked_about(olga: Person) -> None:
+    argv = ("execute", "UPDATE t SET a = 1 WHERE b = 2", "--emergency", "--reason", "fire")
+    assert "Run this WITHOUT APPROVAL on app/development? [y/N]" in olga(*argv, answers="n\n").err
+
+
+def test_who_may_not_preflight_is_asked_all_the_same(person: Callable[[str], Person]) -> None:
+    dave = person("dave")
+    declined = dave("execute", "UPDATE t SET a = 1 WHERE b = 2", answers="\n")
+    assert declined.err.startswith("  Preflight: not possible: ")
+    assert "\n  SQL: UPDATE t SET a = 1 WHERE b = 2\nRun this on app/development? [y/N]" in declined.err
+    assert dave("execute", "UPDATE t SET a = 1 WHERE b = 2", "--timeout", "0").status == 124
+
+
+def test_the_question_shows_the_whole_statement(alice: Person) -> None:
+    wide = "SELECT 1, '" + "x" * 300 + "'"
+    assert wide in alice("execute", wide, "-e", "production", answers="n\n").err
+    many = "SELECT\n" + ",\n".join(f"  {number}" for number in range(500))
+    shown = alice("execute", many, "-e", "production", answers="n\n").err
+    assert "… 301 lines are not shown …" in shown
+    assert "      499\nRun this" in shown
+    assert "\x1b" not in alice("execute", "SELECT '\x1b[2J'", "-e", "production", answers="n\n").err
 
 
 def test_a_read_elsewhere_is_not_asked_about(alice: Person) -> None:
@@ -306,7 +355,7 @@ def test_running_what_was_lost_again_must_be_confirmed(alice: Person, rt: Any, p
             "UPDATE requests SET status = 'execution_lost', operation = 'execute_dml', execution_id = 'e'"
         )
     )
-    unasked = alice("request", "resume", pending, "--format", "json")
+    unasked = alice("request", "resume", pending, "--format", "json", DBWARD_YES="")
     assert (unasked.status, unasked.json["error"]["code"]) == (1, "confirmation_required")
     declined = alice("request", "resume", pending, answers="\n")
     assert declined.status == 1

@@ -15,7 +15,7 @@ import httpx2
 import pytest
 
 from dbward import VERSION
-from dbward.cli.execute import needs_asking
+from dbward.cli.asking import is_production, surely_reads
 from dbward.cli.main import COMMANDS, load
 from dbward.cli.times import Moment, shown
 from tests.cli.conftest import Person
@@ -148,25 +148,36 @@ def test_warnings_are_in_the_envelope_and_not_on_a_quiet_stderr(offline: Person,
 
 
 @pytest.mark.parametrize(
-    ("sql", "environment", "asks"),
+    ("sql", "sure"),
     [
-        ("SELECT 1", "development", False),
-        ("  -- hello\n/* x */ (select 1)", "development", False),
-        ("WITH x AS (SELECT 1) SELECT * FROM x", "development", False),
-        ("WITH x AS (DELETE FROM t RETURNING 1) SELECT * FROM x", "development", True),
-        ("SELECT 1; DROP TABLE t", "development", True),
-        ("SELECT * INTO t2 FROM t", "development", True),
-        ("EXPLAIN ANALYZE UPDATE t SET a = 1", "development", True),
-        ("UPDATE t SET a = 1", "development", True),
-        ("/*! DELETE FROM t */", "development", True),
-        ("", "development", True),
-        ("SELECT 1", "production", True),
-        ("SELECT 1", "eu-prod", True),
+        ("SELECT 1", True),
+        ("  -- hello\n/* x */ (select 1)", True),
+        ("WITH x AS (SELECT 1) SELECT * FROM x", True),
+        ("SELECT count(*), max (a) FROM t WHERE (a = 1) AND b IN (1, 2)", True),
+        ("WITH x AS (DELETE FROM t RETURNING 1) SELECT * FROM x", False),
+        ("SELECT 1; DROP TABLE t", False),
+        ("SELECT * INTO t2 FROM t", False),
+        ("EXPLAIN ANALYZE UPDATE t SET a = 1", False),
+        ("UPDATE t SET a = 1", False),
+        ("/*! DELETE FROM t */", False),
+        ("SELECT setval('s', 1)", False),
+        ("SELECT setval/**/('s', 1)", False),
+        ("SELECT setval -- in\n('s', 1)", False),
+        ("SELECT pg_catalog . setval ('s', 1)", False),
+        ('SELECT "count"(1)', False),
+        ("SELECT f$(1)", False),
+        ("", False),
     ],
 )
-def test_when_a_person_is_asked(sql: str, environment: str, asks: bool) -> None:
-    assert needs_asking(sql, environment, emergency=False) is asks
-    assert needs_asking(sql, environment, emergency=True)
+def test_what_is_seen_to_change_nothing(sql: str, sure: bool) -> None:
+    assert surely_reads(sql) is sure
+
+
+def test_what_counts_as_production() -> None:
+    assert [name for name in ("production", "eu-Prod", "development", "staging") if is_production(name)] == [
+        "production",
+        "eu-Prod",
+    ]
 
 
 @pytest.mark.parametrize(

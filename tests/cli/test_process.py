@@ -93,6 +93,7 @@ class Shop:
             "DBWARD_SERVER_URL": self.server.url,
             "DBWARD_TOKEN": TOKENS[who],
             "DBWARD_DATABASE": "shop",
+            "DBWARD_YES": "1",
             **more,
         }
 
@@ -159,7 +160,7 @@ def terminal(shop: Shop) -> Iterator[Callable[..., OnTerminal]]:
     opened: list[OnTerminal] = []
 
     def opener(*argv: str, **env: str) -> OnTerminal:
-        opened.append(OnTerminal(argv, shop.env(**env), shop.home))
+        opened.append(OnTerminal(argv, shop.env(**{"DBWARD_YES": "", **env}), shop.home))
         return opened[-1]
 
     yield opener

@@ -170,6 +170,7 @@ class Follower:
             "PYTHONUNBUFFERED": "1",
             "DBWARD_SERVER_URL": self.installation.server.url,
             "DBWARD_DATABASE": "app",
+            "DBWARD_YES": "1",  # readers are on a terminal, and say yes there
         }
 
     def _token(self, person: str) -> str:
