@@ -201,11 +201,11 @@ def _run(app: App, operation: str, chosen: Sequence[Entry], asked: dict[str, Any
 
 
 def _show(app: App, what: str, files: Sequence[Sent]) -> None:
-    """What will run, before it does. Raises `Stop` when it is not meant so."""
-    if app.can_ask and not app.yes:
-        app.confirm("\n".join([*migrateview.preview(files, lines=migrateview.LINES_ASKED), f"{what}?"]))
-    else:
+    """What will run, before it does. Raises `Stop` when nobody says that it is meant so."""
+    if app.yes:
         app.out.say(f"{what}: {', '.join(one.title for one in files)}")
+    else:
+        app.confirm("\n".join([*migrateview.preview(files, lines=migrateview.LINES_ASKED), f"{what}?"]))
 
 
 def _follow(app: App, made: dict[str, Any], asked: dict[str, Any]) -> Outcome:
