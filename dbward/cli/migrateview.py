@@ -4,18 +4,15 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any
 
-from dbward.cli.tables import clean, counted, cut, table
+from dbward.cli.asking import excerpt
+from dbward.cli.tables import clean, counted, table
 from dbward.cli.times import shown
 
 if TYPE_CHECKING:
     from dbward.domain.migration import Sent
     from dbward.migrate.plan import Entry
-
-LINES_ASKED: Final = 20
-"""Of each file, in a question."""
-COLUMNS_ASKED: Final = 100
 
 
 def states(entries: Sequence[Entry]) -> list[str]:
@@ -50,20 +47,15 @@ def entry_json(one: Entry) -> dict[str, Any]:
     }
 
 
-def preview(files: Sequence[Sent], *, lines: int | None = None) -> list[str]:
-    """The files with their SQL as they would run, `lines` of each at the most."""
-    return [text for one in files for text in _file(one, lines)]
+def preview(files: Sequence[Sent], *, whole: bool) -> list[str]:
+    """The files with their SQL as they would run; of a very long one some lines, and how many, unless it is `whole`."""
+    return [text for one in files for text in _file(one, whole=whole)]
 
 
-def _file(one: Sent, most: int | None) -> Iterator[str]:
+def _file(one: Sent, *, whole: bool) -> Iterator[str]:
     yield f"  {clean(one.title)}{_remarks(one.transactional, one.reversible)}"
-    sql = one.sql.split("\n")
-    kept = len(sql) if most is None or len(sql) <= most else most - 1
-    for line in sql[:kept]:
-        text = clean(line.rstrip("\r"), keep="\t")
-        yield f"    {text if most is None else cut(clean(text), COLUMNS_ASKED)}"
-    if kept < len(sql):
-        yield f"    … and {counted(len(sql) - kept, 'more line')}; --dry-run shows everything"
+    for line in (one.sql if whole else excerpt(one.sql)).splitlines():
+        yield f"    {clean(line, keep=chr(9))}".rstrip()
 
 
 def _remarks(transactional: bool, reversible: bool) -> str:  # noqa: FBT001 - the two facts, by the names of their flags

@@ -184,7 +184,7 @@ def _run(app: App, operation: str, chosen: Sequence[Entry], asked: dict[str, Any
     where = "/".join(target)
     files = sent(chosen, up=operation == "migrate_up")
     if dry_run:
-        app.out.data(migrateview.preview(files))
+        app.out.data(migrateview.preview(files, whole=True))
         app.out.say(f"({counted(len(files), 'migration')} {state} on {where}; no request was made)")
         data = {"database": target[0], "environment": target[1], "operation": operation, "dry_run": True}
         shown = [{**asdict(one), "late": entry.late} for one, entry in zip(files, chosen, strict=True)]
@@ -201,11 +201,11 @@ def _run(app: App, operation: str, chosen: Sequence[Entry], asked: dict[str, Any
 
 
 def _show(app: App, what: str, files: Sequence[Sent]) -> None:
-    """What will run, before it does. Raises `Stop` when nobody says that it is meant so."""
+    """What will run, before it does. Raises `Stop` when it is not meant so, or nobody is there to say."""
     if app.yes:
         app.out.say(f"{what}: {', '.join(one.title for one in files)}")
     else:
-        app.confirm("\n".join([*migrateview.preview(files, lines=migrateview.LINES_ASKED), f"{what}?"]))
+        app.confirm("\n".join([*migrateview.preview(files, whole=False), f"{what}?"]))
 
 
 def _follow(app: App, made: dict[str, Any], asked: dict[str, Any]) -> Outcome:

@@ -242,6 +242,8 @@ def test_two_at_once_apply_each_migration_once(server: Server, tmp_path: Path) -
 def test_asking_before_it_runs(server: Server, tmp_path: Path) -> None:
     place = Place(server, tmp_path, "lite", "changing")
     place.write("1", "a", "CREATE TABLE a (i INTEGER);")
+    unseen = Person(place.cwd, {**place.env("alice"), "DBWARD_YES": ""})("migrate", "up", "--format", "json")
+    assert (unseen.status, unseen.json["error"]["code"]) == (1, "confirmation_required")
     refused = place("migrate", "up", answers="n\n")
     assert (refused.status, refused.out) == (1, "")
     assert "  1_a (cannot be undone)\n    CREATE TABLE a (i INTEGER);\nApply 1 migration on lite/changing? [y/N] " in (
