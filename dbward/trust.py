@@ -10,6 +10,13 @@ import httpx2
 from dbward.errors import Misconfigured
 
 
+def context_for(url: str) -> ssl.SSLContext:
+    """For a client of that address alone. Reading the authorities takes longer than many a call: plain http, which has
+    no use for them, gets a context that trusts nobody. Raises `Misconfigured` as `context` does.
+    """
+    return ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT) if url.startswith("http://") else context()
+
+
 def context() -> ssl.SSLContext:
     """For a client. Raises `Misconfigured` when the authorities cannot be read, or the file holds none."""
     try:

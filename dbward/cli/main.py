@@ -12,10 +12,11 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, TextIO
 
 from dbward import VERSION
-from dbward.cli.env import Env, process_env
 
 if TYPE_CHECKING:
     import click
+
+    from dbward.cli.env import Env
 
 COMMANDS: Mapping[str, tuple[str, str, str]] = {
     "execute": ("execute", "execute", "Submit a statement and wait for its result."),
@@ -63,7 +64,12 @@ def run() -> None:
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")  # rather a strange character than half the output
-    status = main(sys.argv[1:], process_env())
+    argv = sys.argv[1:]
+    status = _at_once(argv, sys.stdout, sys.stderr)
+    if status is None:
+        from dbward.cli.env import process_env
+
+        status = main(argv, process_env())
     try:
         sys.stdout.flush()
     except OSError as e:
@@ -75,13 +81,8 @@ def run() -> None:
 
 def main(argv: Sequence[str], env: Env) -> int:
     """Run one command. Never raises for what a person can do wrong, nor for Ctrl-C."""
-    if list(argv) in (["--version"], ["-v"]):
-        env.stdout.write(f"dbward {VERSION}\n")
-        return 0
-    if len(argv) == 3 and tuple(argv[:2]) in HEALTHCHECKS and not argv[2].startswith("-"):
-        from dbward.cli import healthcheck
-
-        return healthcheck.run(argv, env.stderr)
+    if (status := _at_once(argv, env.stdout, env.stderr)) is not None:
+        return status
     from dbward.cli.app import App
 
     app = App(env)
@@ -97,6 +98,18 @@ def main(argv: Sequence[str], env: Env) -> int:
             return _unwritable(env.stderr, e)
         except SystemExit as e:  # click ends so when a pipe breaks under its hands
             return e.code if isinstance(e.code, int) else 1
+
+
+def _at_once(argv: Sequence[str], out: TextIO, err: TextIO) -> int | None:
+    """The status of what needs no configuration and next to nothing imported; None for everything else."""
+    if list(argv) in (["--version"], ["-v"]):
+        out.write(f"dbward {VERSION}\n")
+        return 0
+    if len(argv) == 3 and tuple(argv[:2]) in HEALTHCHECKS and not argv[2].startswith("-"):
+        from dbward.cli import healthcheck
+
+        return healthcheck.run(argv, err)
+    return None
 
 
 def _run(app: Any, argv: Sequence[str]) -> int:

@@ -58,7 +58,7 @@ class ApiClient:
 
     `token` may be a function: it is asked before each call, and what it raises is raised. `transport` replaces the
     network, so that the real application can be called without a socket. `server_version` is what the last answer said.
-    Raises `Misconfigured` where TLS has nobody to trust.
+    Raises `Misconfigured` where https has nobody to trust.
     """
 
     def __init__(
@@ -75,7 +75,7 @@ class ApiClient:
         self._http = httpx2.Client(
             base_url=base_url,
             headers=headers,
-            verify=trust.context() if transport is None else True,
+            verify=trust.context_for(base_url) if transport is None else True,
             transport=transport,
             auth=_Bearer(token) if callable(token) else None,
         )
