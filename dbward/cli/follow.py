@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, TypeVar
@@ -15,6 +15,7 @@ from dbward.cli import migrateview
 from dbward.cli.app import App
 from dbward.cli.exits import Exit, Outcome, Stop
 from dbward.cli.spinner import Spinner
+from dbward.cli.tables import counted
 from dbward.errors import Conflict, DbwardError, Gone, Unavailable
 
 if TYPE_CHECKING:
@@ -71,7 +72,7 @@ def result_options(function: F) -> F:
         "--output",
         type=click.Path(path_type=Path),
         metavar="FILE",
-        help="Save the result there instead of showing it; .csv and .json choose that format.",
+        help="Save the result there instead of showing it; .csv, .json and .ndjson choose that format.",
     )(function)
 
 
@@ -118,7 +119,12 @@ def deliver(app: App, request_id: str, result: ResultSet, wishes: Wishes) -> Out
     if wishes.output is not None:
         target = app.env.cwd / wishes.output.expanduser()
         try:
-            render.save(target, result, render.format_for(target, wishes.form, settings.result_format))
+            with Spinner(app.out, "saving") as spinner:
+
+                def tell(rows: int) -> None:
+                    spinner.text = f"saving: {rows:,} of {counted(result.row_count, 'row')}"
+
+                render.save(target, result, render.format_for(target, wishes.form, settings.result_format), tell)
         except OSError as e:
             message = f"the statement ran, but its result could not be saved to {target}: {e.strerror or e}"
             hint = f"dbward request result {short(request_id)} shows it again, if it is stored"
@@ -129,6 +135,21 @@ def deliver(app: App, request_id: str, result: ResultSet, wishes: Wishes) -> Out
     if settings.results_dir is not None and wishes.keep:
         _keep(app, settings.results_dir, request_id, result)
     return Outcome()
+
+
+def fetched(app: App, path: str, params: Mapping[str, Any] | None = None) -> ResultSet | None:
+    """The result that `path` answers with, closed when the run is over; None when there is none yet."""
+    from dbward.cli.resultset import fetch
+
+    with Spinner(app.out, "fetching the result") as spinner:
+
+        def tell(size: int) -> None:
+            spinner.text = f"fetching the result: {size / 2**20:.1f} MB"
+
+        result = fetch(app.client, path, params, tell)
+    if result is not None:
+        app.on_close(result.close)
+    return result
 
 
 def interrupted(app: App, request_id: str) -> Outcome:
@@ -291,11 +312,8 @@ def _stopped(app: App, request_id: str, status: str) -> Outcome:
 
 def _deliver_live(app: App, request_id: str, wishes: Wishes) -> Outcome:
     """The result as it is handed to whoever waits, also when it is not stored."""
-    from dbward.cli.resultset import fetch
-
     try:
-        with Spinner(app.out, "fetching the result"):
-            result = fetch(app.client, path_of(request_id, "result", "stream"))
+        result = fetched(app, path_of(request_id, "result", "stream"))
     except Gone as e:
         message = f"the statement ran, but its result cannot be had: {e.message}"
         return Outcome({"request_id": request_id}, Exit.FAILED, e.code, message, e.hint)

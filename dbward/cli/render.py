@@ -7,6 +7,7 @@ import json
 import os
 import tempfile
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final, TextIO
 
@@ -18,7 +19,12 @@ from dbward.errors import Misconfigured
 from dbward.settings.client import ResultFormat
 
 NULL: Final = "NULL"
-_BY_SUFFIX: Final[Mapping[str, ResultFormat]] = {".csv": "csv", ".json": "json"}
+_BY_SUFFIX: Final[Mapping[str, ResultFormat]] = {
+    ".csv": "csv",
+    ".json": "json",
+    ".jsonl": "ndjson",
+    ".ndjson": "ndjson",
+}
 
 
 def show(out: Output, result: ResultSet, form: ResultFormat) -> None:
@@ -29,14 +35,18 @@ def show(out: Output, result: ResultSet, form: ResultFormat) -> None:
             out.say("(some values were cut; see them whole with --result-format vertical)")
     elif form == "json":
         _json(out.env.stdout, result, out.env.shows)
-    elif steps := result.facts.get("migrations"):
-        out.data(migrateview.outcomes(steps))
     else:
-        out.data(counts(result))
+        out.data(_effects(result))
     if result.columns is not None:
         out.say(summary(result))
     elif took := duration(result):
         out.say(f"({took})")
+
+
+def _effects(result: ResultSet) -> list[str]:
+    """What a statement without rows, or migrations, came to."""
+    steps = result.facts.get("migrations")
+    return list(migrateview.outcomes(steps)) if steps else counts(result)
 
 
 def counts(result: ResultSet) -> list[str]:
@@ -81,8 +91,11 @@ def check_writable(path: Path) -> None:
         raise Misconfigured(f"--output {path} may not be written", code="output_unwritable")
 
 
-def save(path: Path, result: ResultSet, form: ResultFormat) -> None:
-    """Write the result for its owner's eyes only, whole or not at all. Raises `OSError`."""
+def save(path: Path, result: ResultSet, form: ResultFormat, tell: Callable[[int], None] | None = None) -> None:
+    """Write the result for its owner's eyes only, whole or not at all. `tell` is told from time to time how many rows
+    are written. Raises `OSError`.
+    """
+    result = replace(result, tell=tell)
     if path.exists() and not path.is_file():  # a device or a pipe is written to, not replaced
         with path.open("w", encoding="utf-8", newline="\n") as out:
             _write_all(out, result, form)
@@ -100,10 +113,19 @@ def save(path: Path, result: ResultSet, form: ResultFormat) -> None:
 
 
 def _write_all(out: TextIO, result: ResultSet, form: ResultFormat) -> None:
-    if result.columns is None:
-        _json(out, result, False)  # noqa: FBT003 - the writers' common signature
+    if result.columns is None and form != "json":
+        _write_effects(out, result, form)
     else:
-        _WRITERS[form](out, result, False)  # noqa: FBT003 - same
+        _WRITERS[form](out, result, False)  # noqa: FBT003 - the writers' common signature
+
+
+def _write_effects(out: TextIO, result: ResultSet, form: ResultFormat) -> None:
+    if form == "csv":
+        out.write(f"rows_affected\n{_text(result.rows_affected)}\n")
+    elif form == "ndjson":
+        out.write(_dump(result.facts) + "\n")
+    else:
+        out.writelines(line + "\n" for line in _effects(result))
 
 
 def _table(out: TextIO, result: ResultSet, _terminal: bool) -> bool:  # noqa: FBT001 - the writers' common signature
@@ -170,11 +192,18 @@ def _json(out: TextIO, result: ResultSet, _terminal: bool) -> bool:  # noqa: FBT
     return False
 
 
+def _ndjson(out: TextIO, result: ResultSet, _terminal: bool) -> bool:  # noqa: FBT001 - same
+    """An object a line, for each row."""
+    out.writelines(_dump(row) + "\n" for row in result.rows())
+    return False
+
+
 _WRITERS: Final[Mapping[ResultFormat, Callable[[TextIO, ResultSet, bool], bool]]] = {
     "table": _table,
     "vertical": _vertical,
     "csv": _csv,
     "json": _json,
+    "ndjson": _ndjson,
 }
 
 

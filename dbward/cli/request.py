@@ -187,18 +187,15 @@ def result(
         raise click.UsageError("--limit goes with --list")
     if listing:
         return _executions(app, id, limit or 20)
-    from dbward.cli.resultset import fetch
-
     wishes = follow.Wishes(output, result_format, keep=not no_save)
     if output is not None:
         from dbward.cli.render import check_writable
 
         check_writable(app.env.cwd / output.expanduser())
     with explained():
-        found = fetch(app.client, path_of(id, "result", "content"), given(execution_id=execution_id))
+        found = follow.fetched(app, path_of(id, "result", "content"), given(execution_id=execution_id))
     if found is None:
         raise Missing("there is no result yet", code="not_found")
-    app.on_close(found.close)
     return follow.deliver(app, str(found.head.get("request_id") or id), found, wishes)
 
 

@@ -10,7 +10,7 @@ import codecs
 import json
 import re
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import IO, Any, Final, TextIO
 
@@ -24,6 +24,7 @@ STREAM_WAIT_SECS: Final = 300
 
 _CHUNK: Final = 64 * 1024
 _TRIES: Final = 3
+_TOLD_EVERY: Final = 1000
 _SPACE: Final = re.compile(r"[ \t\r\n]*")
 _NON_ASCII: Final = re.compile(r"[^\x00-\x7e]")
 
@@ -51,6 +52,8 @@ class ResultSet:
     columns: tuple[Column, ...] | None
     row_count: int
     _file: IO[bytes]
+    tell: Callable[[int], None] | None = None
+    """Told from time to time how many rows were read, whenever they are."""
 
     @property
     def success(self) -> bool:
@@ -72,7 +75,9 @@ class ResultSet:
     def rows(self) -> Iterator[Row]:
         """Every row, read again from the start."""
         columns = self.columns or ()
-        for row in _walk(self._file, {}, {}):
+        for number, row in enumerate(_walk(self._file, {}, {})):
+            if self.tell is not None and number % _TOLD_EVERY == 0:
+                self.tell(number)
             yield row if isinstance(row, dict) else {c.key: v for c, v in zip(columns, row, strict=False)}
 
     def write_json(self, out: TextIO) -> None:
@@ -85,21 +90,29 @@ class ResultSet:
         self._file.close()
 
 
-def fetch(client: ApiClient, path: str, params: Mapping[str, Any] | None = None) -> ResultSet | None:
-    """The result that `path` answers with; None when there is none yet. A broken download is repeated.
+def fetch(
+    client: ApiClient,
+    path: str,
+    params: Mapping[str, Any] | None = None,
+    tell: Callable[[int], None] | None = None,
+) -> ResultSet | None:
+    """The result that `path` answers with; None when there is none yet. A broken download is repeated. `tell` is told
+    how many bytes are here.
 
     Raises what the server says, and `Unavailable`.
     """
     for _ in range(_TRIES - 1):
         try:
-            return _fetch(client, path, params)
+            return _fetch(client, path, params, tell)
         except Unavailable as e:
             if e.code != NETWORK_ERROR or not (e.detail or {}).get("sent"):
                 raise
-    return _fetch(client, path, params)
+    return _fetch(client, path, params, tell)
 
 
-def _fetch(client: ApiClient, path: str, params: Mapping[str, Any] | None) -> ResultSet | None:
+def _fetch(
+    client: ApiClient, path: str, params: Mapping[str, Any] | None, tell: Callable[[int], None] | None
+) -> ResultSet | None:
     # Closed by the result set; it must outlive this function.
     file = tempfile.SpooledTemporaryFile(max_size=IN_MEMORY_BYTES)  # noqa: SIM115
     try:
@@ -109,6 +122,8 @@ def _fetch(client: ApiClient, path: str, params: Mapping[str, Any] | None) -> Re
                 return None
             for chunk in chunks:
                 file.write(chunk)
+                if tell is not None:
+                    tell(file.tell())
         return read(file)
     except BaseException:
         file.close()

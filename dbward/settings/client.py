@@ -13,8 +13,8 @@ from dbward.settings.secret import Secret
 from dbward.settings.server_oidc import refuse_url
 from dbward.settings.transport import Transport, check_transport, check_url
 
-ResultFormat = Literal["table", "json", "csv", "vertical"]
-RESULT_FORMATS: Final[tuple[ResultFormat, ...]] = ("table", "json", "csv", "vertical")
+ResultFormat = Literal["table", "json", "ndjson", "csv", "vertical"]
+RESULT_FORMATS: Final[tuple[ResultFormat, ...]] = ("table", "json", "ndjson", "csv", "vertical")
 
 DEFAULT_ENVIRONMENT = "development"
 PROJECT_FILE = "dbward.toml"

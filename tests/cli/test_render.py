@@ -94,7 +94,14 @@ def test_json(terminal: bool) -> None:
     assert made["truncated"] is True
 
 
-@pytest.mark.parametrize("form", ["table", "csv", "vertical"])
+@pytest.mark.parametrize("terminal", [True, False])
+def test_an_object_a_line(terminal: bool) -> None:
+    out, _ = shown(result(), "ndjson", terminal=terminal)
+    assert "\x1b" not in out
+    assert [json.loads(line) for line in out.splitlines()] == ROWS
+
+
+@pytest.mark.parametrize("form", ["table", "csv", "vertical", "ndjson"])
 def test_only_a_count(form: ResultFormat) -> None:
     found = read(
         io.BytesIO(b'{"success": true, "rows_affected": 1, "duration_ms": 3, "result_data": {"rows_affected": 1}}')
@@ -116,7 +123,14 @@ def test_truncation_is_said() -> None:
 
 @pytest.mark.parametrize(
     ("name", "asked", "expected"),
-    [("x.csv", None, "csv"), ("x.JSON", None, "json"), ("x", None, "table"), ("x.csv", "vertical", "vertical")],
+    [
+        ("x.csv", None, "csv"),
+        ("x.JSON", None, "json"),
+        ("x.jsonl", None, "ndjson"),
+        ("x.ndjson", None, "ndjson"),
+        ("x", None, "table"),
+        ("x.csv", "vertical", "vertical"),
+    ],
 )
 def test_which_format_a_file_gets(name: str, asked: ResultFormat | None, expected: str) -> None:
     assert render.format_for(Path(name), asked, "table") == expected
@@ -130,6 +144,36 @@ def test_saving(tmp_path: Path) -> None:
     assert json.loads(path.read_text())["rows"][0] == [1, "Ann", None]
     assert stat.S_IMODE(path.stat().st_mode) == 0o600
     assert [p.name for p in tmp_path.iterdir()] == ["r.json"]
+
+
+@pytest.mark.parametrize(
+    ("form", "expected"),
+    [
+        ("csv", "rows_affected\n2\n"),
+        ("ndjson", '{"rows_affected":2}\n'),
+        ("table", "2 rows affected\n"),
+        ("vertical", "2 rows affected\n"),
+    ],
+)
+def test_saving_what_has_no_rows(tmp_path: Path, form: ResultFormat, expected: str) -> None:
+    envelope = {"success": True, "rows_affected": 2, "result_data": {"rows_affected": 2}}
+    render.save(tmp_path / "r", read(io.BytesIO(json.dumps(envelope).encode())), form)
+    assert (tmp_path / "r").read_text() == expected
+
+
+@pytest.mark.parametrize("error", [OSError, KeyboardInterrupt])
+def test_what_is_saved_is_whole_or_what_it_was(tmp_path: Path, error: type[BaseException]) -> None:
+    path = tmp_path / "r.csv"
+    path.write_text("old")
+
+    def break_off(rows: int) -> None:
+        if rows >= 2000:
+            raise error
+
+    with pytest.raises(error):
+        render.save(path, result([{"id": n} for n in range(3000)], ("id",)), "csv", break_off)
+    assert path.read_text() == "old"
+    assert [p.name for p in tmp_path.iterdir()] == ["r.csv"]
 
 
 def test_saving_to_a_device_leaves_it_one() -> None:
