@@ -13,7 +13,7 @@ from dbward.db.engine import Connection
 from dbward.db.requests import Criteria
 from dbward.db.rows import ExecutionRow, RequestRow, ResultRow
 from dbward.domain import policy
-from dbward.domain.migration import MIGRATING, StepOutcome
+from dbward.domain.migration import StepOutcome
 from dbward.domain.model import Event, ExecutionStatus, Permission, Principal, Status
 from dbward.domain.names import parse_operation
 from dbward.domain.states import STREAM_TERMINAL
@@ -276,12 +276,11 @@ def list_results(
 def _readable(rt: Runtime, who: Principal, conn: Connection, asked: str) -> RequestRow:
     """A request whose result this person may read: asked before what there is to read, and whether it is kept.
 
-    Of migrations there are no rows, so whoever may look at the request may know what became of each file.
     Raises `Missing`, `Conflict` (several), and `Refused` for a request that they may look at without its result.
     """
     access.check(who, Permission.RESULT_VIEW)
     may_read = sight.read_by(rt, who)
     row = sight.find(conn, who, asked, may_read)
-    if row.operation not in MIGRATING and not requests.those_seen(conn, [row.id], may_read):
+    if not requests.those_seen(conn, [row.id], may_read):
         raise Refused("this result is not shared with you", hint="ask the requester, or its approvers")
     return row

@@ -432,3 +432,28 @@ def test_many_at_once(shop: Shop) -> None:
     for thread in threads:
         thread.join()
     assert not wrong
+
+
+def test_a_migration_on_a_terminal(shop: Shop, terminal: Callable[..., OnTerminal]) -> None:
+    directory = shop.home / "migrations"
+    directory.mkdir()
+    (directory / "1_notes.sql").write_text("-- migrate:up\nCREATE TABLE notes (id INTEGER);\n")
+    person = terminal("migrate", "up")
+    person.wait_for("Apply 1 migration on shop/development? [y/N]")
+    assert "1_notes (cannot be undone)\r\n    CREATE TABLE notes (id INTEGER);\r\n" in person.seen
+    person.type("y\n")
+    assert person.end() == 0
+    assert "1        notes  applied  " in person.seen
+
+    (directory / "2_endless.sql").write_text(f"-- migrate:up\nCREATE TABLE endless AS {ENDLESS};\n")
+    before = shop.newest()["id"]
+    waiting = terminal("migrate", "up", "--yes")
+    waiting.wait_for("running (")
+    request_id = shop.until_newest_is("running", not_id=before)
+    waiting.type(CTRL_C)
+    assert waiting.end() == 130
+    assert f"The request goes on without you: {request_id}" in waiting.seen
+    shop.run("request", "cancel", request_id)
+    shop.until_newest_is("cancelled")
+    piped = shop.run("migrate", "status", "--format", "json")
+    assert [(one["version"], one["state"]) for one in piped.data["migrations"]] == [("1", "applied"), ("2", "pending")]

@@ -145,8 +145,8 @@ def test_up_and_down_under_one_key_are_two_things(world: World) -> None:
 
 
 def test_a_blocked_file_blocks_the_request(world: World) -> None:
-    with pytest.raises(Invalid) as caught:
-        world.create(environment="prod", **up(NOTES, replace(ORDERS, sql="DELETE FROM orders")))
+    with pytest.raises(Invalid, match=r" 20260101_add_orders\.sql:4: DELETE") as caught:
+        world.create(environment="prod", **up(NOTES, replace(ORDERS, sql="SELECT 1;\n\nDELETE FROM orders")))
     assert caught.value.code == "sql.blocked_by_review"
 
 
@@ -194,6 +194,21 @@ def test_what_became_of_each_file_is_shown_and_on_the_record(world: World) -> No
     assert [(one["outcome"], one["duration_ms"]) for one in shown["migrations"]] == [("applied", 4), ("failed", 2)]
     event = world.events(event_type="execution.failed")[-1]
     assert event["metadata"]["migrations"] == ["20260101 applied", "20260102 failed"]
+
+
+@pytest.mark.parametrize("environment", ["auto", "stream"])
+def test_the_result_says_what_was_done_before_the_failure(world: World, environment: str) -> None:
+    agent = migrating_agent(world)
+    made = world.create(environment=environment, **up())
+    agent.begin(made)
+    agent.complete(made, "failed", migrations=DONE)
+    found = world.envelope(made)
+    assert (found["success"], found["result_data"]["applied"], found["result_data"]["reverted"]) == (
+        False,
+        ["20260101"],
+        [],
+    )
+    assert found["result_data"]["migrations"] == [step.model_dump(mode="json") for step in DONE]
 
 
 @pytest.mark.parametrize("steps", [None, [], DONE[:1], DONE[::-1]])
