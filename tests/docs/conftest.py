@@ -17,7 +17,7 @@ import pytest
 
 from dbward import ids
 from tests.support import services
-from tests.support.pages import Reader, Step
+from tests.support.pages import Reader, Step, blocks
 from tests.support.processes import DBWARD, Farm, Server, call
 
 TOKENS: Final = {name: ids.new_token() for name in ("alice", "bob", "olga", "ci")}
@@ -57,9 +57,11 @@ token = "${T_OLGA}"
 
 [[auth.users]]
 id = "ci"
-roles = ["requester"]
+roles = ["pipeline"]
 token = "${T_CI}"
 """
+PIPELINE: Final = next(block.text for block in blocks("docs/guides/ci-cd.md") if block.language == "toml")
+"""The role that the guide to pipelines gives to theirs."""
 TABLES: Final = """
 DROP SCHEMA public CASCADE;
 CREATE SCHEMA public;
@@ -183,7 +185,9 @@ def installation(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Installat
     with ExitStack() as opened:
         opened.callback(farm.close)
         databases = {env: opened.enter_context(services.fresh_postgres()) for env in ("development", "production")}
-        server = farm.server(config=CONFIG, env={f"T_{name.upper()}": token for name, token in TOKENS.items()})
+        server = farm.server(
+            config=f"{CONFIG}\n{PIPELINE}", env={f"T_{name.upper()}": token for name, token in TOKENS.items()}
+        )
         made = Installation(farm, server, databases)
         made.reset()
         farm.agent(server, {("app", environment): url for environment, url in databases.items()})
