@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Sequence
 from dataclasses import asdict
 from datetime import datetime
@@ -49,7 +50,7 @@ def status(app: App, /, *, exit_code: bool) -> Outcome:
         return Outcome(data, Exit.FAILED, "migration.differs", f"{database}/{environment}: {summary}")
     app.out.say(f"({summary})")
     if counts["pending"]:
-        app.out.hint("apply what is pending: dbward migrate up")
+        app.out.hint(f"apply what is pending: dbward migrate up{_typed(app)}")
     return Outcome(data)
 
 
@@ -215,6 +216,12 @@ def _follow(app: App, made: dict[str, Any], asked: dict[str, Any]) -> Outcome:
 
 def _target(app: App) -> tuple[str, str]:
     return app.settings.database(), app.settings.environment()
+
+
+def _typed(app: App) -> str:
+    """The target as far as it was given on the command line, and so has to be given again."""
+    given = (("-d", app.options.get("database")), ("-e", app.options.get("environment")))
+    return "".join(f" {flag} {shlex.quote(name)}" for flag, name in given if name)
 
 
 def _states() -> tuple[str, ...]:

@@ -31,6 +31,7 @@ SHOWN = (
     "Approved ",
     "1 row affected",
     "(1 pending)",
+    "apply what is pending: dbward migrate up -e production",
     "| ALTER TABLE plans ADD COLUMN name TEXT;",
     "(1 applied)",
     "request.approved",
