@@ -14,7 +14,7 @@ from dbward.cli import follow, migrateview, submitting
 from dbward.cli.app import EPILOG, App, global_options, pass_app
 from dbward.cli.exits import Exit, Outcome
 from dbward.cli.tables import clean, counted
-from dbward.errors import Invalid, Misconfigured
+from dbward.errors import Invalid, Misconfigured, Refused
 
 if TYPE_CHECKING:
     from dbward.domain.migration import Sent
@@ -23,8 +23,6 @@ if TYPE_CHECKING:
 
 ASK_SECS: Final = 20
 """How long an agent may take to say what is applied."""
-FILES_MAX: Final = 500
-"""The most that one request takes."""
 
 _VERBS: Final = {"migrate_up": ("Apply", "pending"), "migrate_down": ("Revert", "applied")}
 
@@ -133,7 +131,7 @@ def down(
 @click.option("--version", "version", metavar="VERSION", required=True, help="Of which: VERSION, or VERSION_NAME.")
 @click.option("--emergency", is_flag=True, help="Has to be given: nobody approves a repair.")
 @click.option("--reason", metavar="TEXT", help="Why; it goes on the record, and has to be given.")
-@submitting.waiting_options
+@submitting.timeout_option
 @submitting.record_options
 @global_options(hidden=True)
 @pass_app
@@ -177,7 +175,7 @@ def _settled(app: App, one: Entry, action: str) -> Outcome:
 
 def _run(app: App, operation: str, chosen: Sequence[Entry], asked: dict[str, Any], *, dry_run: bool) -> Outcome:
     """Make one request of exactly these, after a look at them, and stay with it."""
-    from dbward.domain.migration import write_files
+    from dbward.domain.migration import FILES_MAX, write_files
     from dbward.migrate.plan import sent
 
     verb, state = _VERBS[operation]
@@ -195,10 +193,23 @@ def _run(app: App, operation: str, chosen: Sequence[Entry], asked: dict[str, Any
         return Outcome({"request_id": None, "result_data": {"migrations": [], "applied": [], "reverted": []}})
     if len(files) > FILES_MAX:
         raise Invalid(f"{len(files)} migrations are more than one request takes", hint=f"pass --count {FILES_MAX}")
+    _warn_of_open(app, operation, target)
     how = "WITHOUT APPROVAL " if asked["emergency"] else ""
     _show(app, f"{verb} {counted(len(files), 'migration')} {how}on {where}", files)
     made = submitting.submit(app, submitting.body(operation, target, write_files(files), asked))
     return _follow(app, made, asked)
+
+
+def _warn_of_open(app: App, operation: str, target: tuple[str, str]) -> None:
+    """Say which request for the same is open already: perhaps that one is to go on, and not another."""
+    for state in ("pending", "approved"):
+        wanted = {"operation": operation, "database": target[0], "environment": target[1], "status": state, "limit": 1}
+        try:
+            found = app.client.get("/api/requests", wanted)["requests"]
+        except Refused:  # who may not look at requests may make them
+            return
+        for one in found:
+            app.out.warn(f"request {follow.short(one['id'])} of {one['requester']} is {state} already: {one['detail']}")
 
 
 def _show(app: App, what: str, files: Sequence[Sent]) -> None:
@@ -210,7 +221,7 @@ def _show(app: App, what: str, files: Sequence[Sent]) -> None:
 
 
 def _follow(app: App, made: dict[str, Any], asked: dict[str, Any]) -> Outcome:
-    wishes = follow.Wishes(timeout=asked["timeout"], wait=asked["wait"], keep=False)
+    wishes = follow.Wishes(timeout=asked["timeout"], wait=asked.get("wait", False), keep=False)
     return follow.follow(app, made["id"], made["status"], wishes, made.get("approvers"))
 
 

@@ -15,12 +15,16 @@ from dbward.errors import Misconfigured
 F = TypeVar("F", bound=Callable[..., Any])
 
 
-def waiting_options(function: F) -> F:
-    """`--wait` and `--timeout`."""
-    function = click.option(
+def timeout_option(function: F) -> F:
+    """`--timeout`."""
+    return click.option(
         "--timeout", type=click.IntRange(min=0), metavar="SECS", help="Wait no longer; the request goes on."
     )(function)
-    return click.option("--wait", is_flag=True, help="Wait for the approval, then run it.")(function)
+
+
+def waiting_options(function: F) -> F:
+    """`--wait` and `--timeout`."""
+    return click.option("--wait", is_flag=True, help="Wait for the approval, then run it.")(timeout_option(function))
 
 
 def emergency_options(function: F) -> F:

@@ -22,6 +22,9 @@ from dbward.errors import Invalid
 MIGRATING: Final = frozenset({Operation.MIGRATE_UP, Operation.MIGRATE_DOWN, Operation.MIGRATE_REPAIR})
 """What changes a database's record of its migrations, and so runs alone in it."""
 
+FILES_MAX: Final = 500
+"""The most that one request takes."""
+
 Version = Annotated[str, Field(pattern=r"^[0-9]{1,32}$")]
 Checksum = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 FileName = Annotated[str, Field(min_length=1, max_length=255)]
@@ -71,7 +74,7 @@ class Sent:
 @dataclass(frozen=True, slots=True)
 class _Files:
     format: Literal["v3"]
-    migrations: Annotated[list[Sent], Field(min_length=1, max_length=500)]
+    migrations: Annotated[list[Sent], Field(min_length=1, max_length=FILES_MAX)]
 
 
 @with_config(_STRICT)

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
+
+import pytest
 
 from tests.cli.conftest import Person
 
@@ -41,3 +44,31 @@ def test_no_server_need_be_configured(offline: Person) -> None:
     assert path.parent == offline.cwd / "migrations"
     path.write_text("-- migrate:up\nSELECT 1;\n")
     assert offline("migrate", "lint", "--format", "json").data[0]["file"] == path.name
+
+
+def test_nobody_to_ask_what_is_applied(alice: Person) -> None:
+    Path(alice("migrate", "create", "a", "--format", "json").data["path"]).write_text("-- migrate:up\nSELECT 1;\n")
+    for command in ("status", "up", "down"):
+        ran = alice("migrate", command, "-d", "app", "--format", "json")
+        assert (ran.status, ran.json["error"]["code"]) == (1, "migration.no_agent")
+
+
+@pytest.mark.parametrize(
+    ("argv", "code"),
+    [
+        (["down", "--count", "1", "--to", "1"], "usage"),
+        (["up", "--count", "0"], "usage"),
+        (["up", "--emergency"], "config_error"),
+        (["up", "--allow-ddl"], "usage"),
+        (["repair", "--action", "remove", "--version", "1"], "config_error"),
+        (["repair", "--action", "forget", "--version", "1"], "usage"),
+    ],
+)
+def test_what_cannot_be_meant(alice: Person, argv: list[str], code: str) -> None:
+    assert alice("migrate", *argv, "--format", "json").json["error"]["code"] == code
+
+
+def test_what_is_not_allowed_to_ask(person: Callable[[str], Person]) -> None:
+    dave = person("dave")
+    (dave.cwd / "migrations").mkdir()
+    assert dave("migrate", "status", "--format", "json").json["error"]["code"] == "forbidden"

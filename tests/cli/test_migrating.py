@@ -204,7 +204,10 @@ def test_approved_is_what_was_shown_and_what_runs(server: Server, tmp_path: Path
     assert place.outcomes(again) == [("1", "skipped"), ("2", "skipped")]
     refused = place("migrate", "up", "--format", "json")
     assert (refused.status, refused.json["error"]["code"]) == (1, "migration.changed")
-    assert place("migrate", "up", "--ignore-changed", "--format", "json").json["error"]["code"] == "pending_approval"
+    waiting = place("migrate", "up", "--ignore-changed", "--format", "json")
+    assert (waiting.status, waiting.json["error"]["code"]) == (2, "pending_approval")
+    another = place("migrate", "up", "--ignore-changed", "--timeout", "0", "--format", "json")
+    assert another.json["warnings"] == [f"request {waiting.data['request_id'][:8]} of alice is pending already: 3_c"]
 
 
 @pytest.mark.parametrize("engine", ENGINES)
