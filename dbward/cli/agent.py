@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 
 import click
 
 from dbward.cli.agents import agents
+from dbward.cli.exits import Outcome, health
 
 
 @click.group("agent", short_help="Run statements that the server hands out.", invoke_without_command=True)
@@ -40,14 +40,14 @@ def agent(ctx: click.Context, config: Path | None) -> None:
 
 @agent.command("healthcheck")
 @click.argument("file")
-def healthcheck(file: str) -> None:
+def healthcheck(file: str) -> Outcome:
     """Exit with 0 when the agent has renewed FILE, its `alive_file`, within the last minute.
 
     Exit status: 0 it has; 1 it has not.
     """
-    from dbward.cli import healthcheck
+    from dbward.cli.healthcheck import of_agent
 
-    raise click.exceptions.Exit(healthcheck.run(("agent", "healthcheck", file), sys.stderr))
+    return health(of_agent(Path(file)))
 
 
 agent.add_command(agents, "list")

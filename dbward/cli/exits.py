@@ -56,6 +56,13 @@ def usage(message: str, hint: str) -> Outcome:
     return Outcome(exit=Exit.USAGE, code="usage", message=message, hint=hint)
 
 
+def health(trouble: str | None) -> Outcome:
+    """Of a server or an agent, for which `trouble` is why it is not healthy, or None."""
+    if trouble is None:
+        return Outcome({"healthy": True})
+    return Outcome({"healthy": False}, Exit.FAILED, "unhealthy", f"unhealthy: {trouble}")
+
+
 class explained:  # noqa: N801 - used as a function
     """Give what the server says about a thing the codes that scripts know; `conflict`: that of a state in the way."""
 

@@ -19,14 +19,14 @@ STALE_SECS = 60.0
 
 def run(argv: Sequence[str], err: TextIO) -> int:
     """The exit status of `("server", "healthcheck", URL)` or `("agent", "healthcheck", FILE)`."""
-    trouble = _server(argv[2]) if argv[0] == "server" else _agent(Path(argv[2]))
+    trouble = of_server(argv[2]) if argv[0] == "server" else of_agent(Path(argv[2]))
     if trouble is not None:
         err.write(f"unhealthy: {trouble}\n")
         return 1
     return 0
 
 
-def _server(url: str) -> str | None:
+def of_server(url: str) -> str | None:
     """Why the server is not healthy; None when it is."""
     try:
         parts = urlsplit(url)
@@ -44,8 +44,8 @@ def _server(url: str) -> str | None:
     return None if status == 200 else f"HTTP {status}"
 
 
-def _agent(alive: Path) -> str | None:
-    """Why the agent is not healthy; None when it is."""
+def of_agent(alive: Path) -> str | None:
+    """By its `alive_file`: why the agent is not healthy; None when it is."""
     try:
         age = time.time() - alive.stat().st_mtime
     except OSError as e:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import sys
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -13,7 +12,7 @@ import click
 
 from dbward.cli import token, user
 from dbward.cli.app import EPILOG, App, global_options, pass_app
-from dbward.cli.exits import Exit, Outcome
+from dbward.cli.exits import Exit, Outcome, health
 from dbward.cli.onhost import check_address, on_host, read_admin_token, url_of
 from dbward.errors import DbwardError, Misconfigured
 
@@ -194,14 +193,14 @@ def restore(app: App, backup: str, server_config: Path | None) -> Outcome:
 
 @server.command("healthcheck")
 @click.argument("url")
-def healthcheck(url: str) -> None:
+def healthcheck(url: str) -> Outcome:
     """Exit with 0 when the server at URL, such as http://127.0.0.1:3000/health, answers 200 within five seconds.
 
     Exit status: 0 it does; 1 it does not. For containers, which have no curl.
     """
-    from dbward.cli import healthcheck
+    from dbward.cli.healthcheck import of_server
 
-    raise click.exceptions.Exit(healthcheck.run(("server", "healthcheck", url), sys.stderr))
+    return health(of_server(url))
 
 
 def _connect(app: App, server_config: Path | None, url: str | None) -> None:

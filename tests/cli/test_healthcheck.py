@@ -50,7 +50,8 @@ def test_the_same_with_options_before_it(tmp_path: Path) -> None:
     alive = tmp_path / "alive"
     assert check("--format", "json", "agent", "healthcheck", str(alive))[0] == 1
     alive.touch()
-    assert check("--format", "json", "agent", "healthcheck", str(alive)) == (0, "", "")
+    healthy = '{"ok": true, "data": {"healthy": true}}\n'
+    assert check("--format", "json", "agent", "healthcheck", str(alive)) == (0, healthy, "")
 
 
 @pytest.mark.parametrize("part", ["server", "agent"])
