@@ -377,6 +377,70 @@ def test_a_change_is_asked_about_on_a_terminal(shop: Shop, terminal: Callable[..
     assert "[y/N]" not in read.seen
 
 
+def test_waiting_for_an_approval_as_a_person_sees_it(shop: Shop, terminal: Callable[..., OnTerminal]) -> None:
+    person = terminal("execute", "SELECT id, name FROM items WHERE id = 7", "-e", "production", "--wait")
+    person.wait_for("Run this on shop/production? [y/N]")
+    assert "  Statement: SELECT (execute_select)\r\n" in person.seen
+    assert "  Approval: required (role:approver)\r\n" in person.seen
+    assert "  SQL: SELECT id, name FROM items WHERE id = 7\r\n" in person.seen
+    before = shop.newest()["id"]
+    person.type("y\n")
+    person.wait_for("waiting for approval (")
+    request_id = shop.until_newest_is("pending", not_id=before)
+    assert shop.run("request", "approve", request_id, who="bob").status == 0
+    assert person.end() == 0
+    assert "\r\x1b[Kid  name\r\n──  ──────\r\n 7  item 7\r\n(1 row, " in person.seen.replace("\x1b[K\r", "")
+
+
+def test_ctrl_c_while_it_waits_for_an_approval(shop: Shop, terminal: Callable[..., OnTerminal]) -> None:
+    before = shop.newest()["id"]
+    person = terminal("execute", "SELECT 71", "-e", "production", "--wait")
+    person.wait_for("[y/N]")
+    person.type("yes\n")
+    person.wait_for("waiting for approval (")
+    request_id = shop.until_newest_is("pending", not_id=before)
+    person.type(CTRL_C)
+    person.wait_for("Cancel the request? It is pending. [y/N]")
+    person.type("\n")
+    assert person.end() == 130
+    assert f"The request goes on without you: {request_id}" in person.seen
+    assert f"dbward request show {request_id[:8]}, or end it: dbward request cancel {request_id[:8]}" in person.seen
+    assert shop.newest()["status"] == "pending"
+    shop.run("request", "cancel", request_id)
+
+
+def test_an_export_shows_how_far_it_is(shop: Shop, terminal: Callable[..., OnTerminal]) -> None:
+    path = shop.home / "many.csv"
+    person = terminal("execute", MANY.format(300_000), "--output", "many.csv")
+    person.wait_for(" of 300,000 rows (")
+    assert list(shop.home.glob("many.csv")) == []
+    assert person.end() == 0
+    assert "saved to " in person.seen.splitlines()[-1]
+    with path.open() as lines:
+        assert sum(1 for _ in lines) == 300_001
+    assert list(shop.home.glob(".many.csv*")) == []
+
+
+def test_ctrl_c_while_it_is_saved_leaves_nothing(shop: Shop, terminal: Callable[..., OnTerminal]) -> None:
+    person = terminal("execute", MANY.format(300_000), "--output", "broken.csv")
+    person.wait_for(" of 300,000 rows (")
+    person.type(CTRL_C)
+    assert person.end() == 130
+    assert "The request is executed already." in person.seen
+    assert f"dbward request result {shop.newest()['id'][:8]}" in person.seen
+    assert list(shop.home.glob("*broken.csv*")) == []
+
+
+def test_what_goes_through_a_pipe_is_neither_cut_to_a_width_nor_drawn(shop: Shop) -> None:
+    """As wide as it is, wherever it is started from."""
+    sql = "SELECT " + ", ".join(f"'{letter * 50}' AS {letter}" for letter in "abcdef")
+    for more in ((), ("--result-format", "csv")):
+        ran = shop.run("execute", sql, *more)
+        assert max(map(len, ran.out.splitlines())) >= 6 * 50
+        assert "\x1b" not in ran.out + ran.err
+        assert "\r" not in ran.out + ran.err
+
+
 def test_a_reader_that_goes_away(shop: Shop) -> None:
     sql = MANY.format(20000)
     command = subprocess.Popen(
