@@ -189,6 +189,14 @@ def _root() -> Any:
         def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:  # noqa: ARG002 - same
             return load(cmd_name)
 
+        def resolve_command(
+            self, ctx: click.Context, args: list[str]
+        ) -> tuple[str | None, click.Command | None, list[str]]:
+            try:
+                return super().resolve_command(ctx, args)
+            except click.exceptions.NoSuchCommand as e:
+                raise click.exceptions.NoSuchCommand(e.command_name, possibilities=COMMANDS, ctx=ctx) from None
+
         def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:  # noqa: ARG002 - same
             with formatter.section("Commands"):
                 formatter.write_dl([(name, entry[2]) for name, entry in COMMANDS.items()])

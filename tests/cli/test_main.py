@@ -120,6 +120,11 @@ def test_usage_mistakes(offline: Person, argv: list[str]) -> None:
     assert offline(*argv, "--format", "quiet").err == ""
 
 
+def test_what_was_meant_is_guessed(offline: Person) -> None:
+    assert "'request'" in offline("reqest").err
+    assert "Did you mean 'list'?" in offline("request", "lst").err
+
+
 def test_no_command_shows_the_help(offline: Person) -> None:
     ran = offline()
     assert ran.status == 2
