@@ -370,6 +370,13 @@ def test_a_change_is_asked_about_on_a_terminal(shop: Shop, terminal: Callable[..
     person.type("n\n")
     assert person.end() == 1
     assert "nothing was done" in person.seen
+    before = shop.newest()["id"]
+    leaving = terminal("execute", sql)
+    leaving.wait_for("[y/N]")
+    leaving.type(CTRL_C)
+    assert leaving.end() == 130
+    assert "Traceback" not in leaving.seen
+    assert shop.newest()["id"] == before
     with closing(sqlite3.connect(shop.database)) as conn:
         assert conn.execute("SELECT price FROM items WHERE id = 1").fetchone() == (10,)
     read = terminal("execute", "SELECT price FROM items WHERE id = 1")
