@@ -26,7 +26,7 @@ from worker.drivers.errors import CONNECTION_LOST, CredentialsRefused, Statement
 from worker.intake import Intake, PutBack
 from worker.job import Rejected, Rules, genuine, not_allowed
 from worker.jobs import Job
-from worker.outcome import surprise, wire_error
+from worker.outcome import surprise, unreachable, wire_error
 from worker.surprise import log_surprise
 
 log = logging.getLogger("dbward.agent")
@@ -139,15 +139,15 @@ class Explainer:
     def _applied(self, target: Target) -> AppliedFound:
         try:
             ledger = self._databases.driver(target).ledger()
+            return AppliedFound(versions=[WireApplied(**asdict(one)) for one in ledger.applied])
         except (Unreachable, CredentialsRefused) as e:
             self._databases.mark_down(target, e.message)
-            return AppliedFound(error=wire_error(_unreachable(e, target)))
+            return AppliedFound(error=wire_error(unreachable(e, target)))
         except StatementFailed as e:
             return AppliedFound(error=wire_error(e.error))
         except Exception as e:  # noqa: BLE001 - whatever it is, whoever waits must hear of it
             log_surprise("the driver failed to read the record of migrations", e)
             return AppliedFound(error=wire_error(surprise(e)))
-        return AppliedFound(versions=[WireApplied(**asdict(one)) for one in ledger.applied])
 
     def _answers(self, job: Job, asked: Question, until: float) -> Iterator[Explained]:
         """One for each statement; once the database is gone, or time is up, for the rest at once."""
@@ -163,7 +163,7 @@ class Explainer:
                 yield self._ask(job, asked.target, statement, min(asked.timeout, left))
             except (Unreachable, CredentialsRefused) as e:
                 log.warning("%s: %s", asked.target, e)
-                ended = _unreachable(e, asked.target)
+                ended = unreachable(e, asked.target)
                 yield _failed(ended)
 
     def _ask(self, job: Job, target: Target, statement: str, timeout: timedelta) -> Explained:
@@ -192,10 +192,6 @@ class Explainer:
             log.warning("the answer was not taken: %s", e.message)
         else:
             log.info("answered: %s", "what is migrated" if report.applied else f"{len(report.statements)} plans")
-
-
-def _unreachable(e: Unreachable | CredentialsRefused, target: Target) -> StatementError:
-    return StatementError(e.code, f"the agent cannot reach {target} at the moment")
 
 
 def _failed(error: StatementError) -> Explained:

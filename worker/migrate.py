@@ -127,7 +127,7 @@ class _Run:
             return self._databases.driver(target).ledger()
         except (Unreachable, CredentialsRefused) as e:
             self._databases.mark_down(target, e.message)
-            raise _Stop(outcome.failed(StatementError(e.code, e.message))) from e
+            raise _Stop(outcome.failed(outcome.unreachable(e, target))) from e
         except StatementFailed as e:
             message = f"the record of migrations cannot be read: {e.message}"
             raise _Stop(outcome.failed(replace(e.error, message=message))) from e
@@ -144,7 +144,7 @@ class _Run:
                     outcome.failed(
                         StatementError(
                             "migration.changed",
-                            f"{_file(one)} is not what was applied of this version; nothing was run",
+                            f"{_title(one)} is not what was applied of this version; nothing was run",
                             hint="Put the file back as it was. If the new one says what the database has: "
                             + ", then ".join(commands),
                         )
@@ -166,7 +166,7 @@ class _Run:
             records = ledger.adding(one.version, name=one.name, checksum=one.checksum, request_id=request_id)
         else:
             records = ledger.removing(one.version)
-        log.info("migrating %s: %s", "up" if self._up else "down", _file(one))
+        log.info("migrating %s: %s", "up" if self._up else "down", _title(one))
         script = Script(tuple(one.statements), records, transactional=one.transactional)
         broken = self._step(one, script, StepOutcome.APPLIED if self._up else StepOutcome.REVERTED)
         if broken is not None:
@@ -219,7 +219,8 @@ class _Run:
                 finally:
                     self._job.runs_on(None)
         except (Unreachable, CredentialsRefused) as e:
-            raise _Stop(outcome.failed(self._told(StatementError(e.code, e.message)))) from e
+            self._databases.mark_down(target, e.message)
+            raise _Stop(outcome.failed(self._told(outcome.unreachable(e, target)))) from e
         if broken is not None and broken.error.code in (CONNECTION_LOST, OutcomeUnknown.code):
             self._databases.mark_down(target, broken.error.message)
         return broken
@@ -239,7 +240,7 @@ class _Run:
     def _explained(self, one: Pinned, broken: Broken) -> StatementError:
         """The file and its statement before the database's words, and what is to be done about what stays of it."""
         count = len(one.statements)
-        what = _file(one)
+        what = _title(one)
         if 1 <= broken.at <= count:
             after = "after " if broken.kind == "cancelled" and broken.took_effect == broken.at else ""
             what += f", {after}statement {broken.at} of {count}" if count > 1 else ""
@@ -298,7 +299,7 @@ def _refuse_transaction_control(one: Pinned) -> None:
             outcome.failed(
                 StatementError(
                     "migration.transaction_control",
-                    f"{_file(one)}, statement {at} of {len(one.statements)}: dbward begins and ends the transaction;"
+                    f"{_title(one)}, statement {at} of {len(one.statements)}: dbward begins and ends the transaction;"
                     " nothing was run",
                     hint="Leave it out. What must not be in a transaction goes into a file with transaction:false.",
                 )
@@ -316,5 +317,5 @@ def _took_effect(broken: Broken, count: int) -> str | None:
     return f"Its first {broken.took_effect} statements took effect and stay."
 
 
-def _file(one: Pinned) -> str:
+def _title(one: Pinned) -> str:
     return f"{one.version}_{one.name}"

@@ -6,8 +6,9 @@ from dataclasses import dataclass, replace
 from typing import Any, Final, Literal, assert_never
 
 from dbward.client.wire import CompleteRequest, WireError, WireStep
-from dbward.domain.model import StatementError
+from dbward.domain.model import StatementError, Target
 from worker.drivers.base import Outcome
+from worker.drivers.errors import CredentialsRefused, Unreachable
 from worker.job import Plan, Rejected
 from worker.jobs import Job
 from worker.lease import Stop
@@ -98,6 +99,11 @@ def refused(why: Rejected) -> Ended:
 def surprise(e: Exception) -> StatementError:
     """An error nobody foresaw. Its text may hold anything, so only its kind leaves this machine."""
     return StatementError("agent.internal", f"the agent failed ({type(e).__name__}); its log says more")
+
+
+def unreachable(e: Unreachable | CredentialsRefused, target: Target) -> StatementError:
+    """For whoever asked: the agent's log has the database's own words, which name its host."""
+    return StatementError(e.code, f"the agent cannot reach {target} at the moment")
 
 
 def report(ended: Ended, claim_id: str, tag: str) -> CompleteRequest:

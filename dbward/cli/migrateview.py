@@ -89,7 +89,7 @@ def about(request: Mapping[str, Any]) -> str:
     files = request.get("migrations")
     if files is None:
         what = json.loads(request["detail"])
-        name = f"_{what['name']}" if what.get("name") else ""
+        name = f"_{clean(what['name'])}" if what.get("name") else ""
         verb = "record as applied" if what["action"] == "mark_applied" else "remove from what is recorded as applied"
         return f"{verb}: {what['version']}{name}"
     verb = "revert" if request["operation"] == "migrate_down" else "apply"
@@ -108,7 +108,8 @@ def reviewed(request: Mapping[str, Any]) -> str:
 
 
 def _reviewed(one: Mapping[str, Any]) -> Iterator[str]:
-    yield f"{one['version']}_{one['name']}{_remarks(one['transactional'], one['reversible'])}{_outcome(one)}"
+    title = clean(f"{one['version']}_{one['name']}")
+    yield f"{title}{_remarks(one['transactional'], one['reversible'])}{_outcome(one)}"
     yield f"  risk {one['risk']}, {counted(one['statements'], 'statement')}, sha256 {one['checksum']}"
     for finding in one["findings"]:
         yield f"  [{finding['action'].upper()}] line {finding['line']}: {finding['message']} ({finding['rule']})"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Any, Final
 
@@ -22,7 +22,16 @@ from dbward.domain.model import (
 from dbward.domain.policy import AutoApproved, BreakGlass, Decision, Denied, NeedsApproval
 from dbward.domain.risk import Factor, Risk
 from dbward.domain.schema import Schema, SchemaStatus
-from dbward.domain.sql.statements import Classification, Facts, Finding, Kind, Name
+from dbward.domain.sql.statements import Classification, Facts, Finding, Kind, Name, RuleActions
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """Statements from `first` to before `end`, which may run without those of other parts."""
+
+    first: int
+    end: int
+    in_transaction: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,10 +70,22 @@ def judge(
     emergency: bool,
     now: datetime,
     advice: Sequence[Finding] = (),
+    parts: Sequence[Part] = (),
 ) -> Judgement:
-    """`facts`: one for each statement; `schema`: at least the tables that they name; `advice`: further findings."""
+    """`facts`: one for each statement; `schema`: at least the tables that they name; `advice`: further findings.
+
+    Each of `parts` is reviewed by itself: what one does excuses nothing in another.
+    """
     rules = policy.find_review_policy(policies.sql_review, target)
-    findings = review.review(classification, dialect, rules.rules, schema, advice, known=tuple(facts))
+    findings: tuple[Finding, ...]
+    if parts:
+        findings = tuple(
+            finding
+            for part in parts
+            for finding in _of_part(part, classification, facts, dialect, rules.rules, schema, advice)
+        )
+    else:
+        findings = review.review(classification, dialect, rules.rules, schema, advice, known=tuple(facts))
     flow = policy.find_workflow(policies.workflows, target, classification.operation)
     auto = flow.auto_approve if flow is not None else None
     found = risk.assess(classification, facts, dialect, findings, schema, auto, now)
@@ -78,6 +99,28 @@ def judge(
         decision=policy.decide(flow, found.level, emergency),
         tables=risk.names_of(facts),
     )
+
+
+def _of_part(
+    part: Part,
+    classification: Classification,
+    facts: Sequence[Facts],
+    dialect: Dialect,
+    actions: RuleActions,
+    schema: Schema,
+    advice: Sequence[Finding],
+) -> Iterator[Finding]:
+    alone = replace(classification, statements=classification.statements[part.first : part.end])
+    advised = [
+        replace(one, statement_index=one.statement_index - part.first)
+        for one in advice
+        if part.first <= one.statement_index < part.end
+    ]
+    known = tuple(facts[part.first : part.end])
+    for found in review.review(
+        alone, dialect, actions, schema, advised, known=known, in_transaction=part.in_transaction
+    ):
+        yield replace(found, statement_index=found.statement_index + part.first)
 
 
 def trace(made: Judgement) -> dict[str, Any]:

@@ -27,7 +27,9 @@ FILES_MAX: Final = 500
 
 Version = Annotated[str, Field(pattern=r"^[0-9]{1,32}$")]
 Checksum = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
-FileName = Annotated[str, Field(min_length=1, max_length=255)]
+FileName = Annotated[str, Field(min_length=1, max_length=255, pattern=r"^[^/\p{Cc}\p{Cf}\p{Zl}\p{Zp}]+$")]
+"""On one line and without signs that nobody sees: it is shown to whoever approves."""
+LINE_MAX: Final = 2_000_000
 
 T = TypeVar("T")
 
@@ -63,7 +65,7 @@ class Sent:
     transactional: bool
     reversible: bool
     sql: str
-    line: Annotated[int, Field(ge=1)]
+    line: Annotated[int, Field(ge=1, le=LINE_MAX)]
 
     @property
     def title(self) -> str:

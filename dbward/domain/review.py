@@ -28,12 +28,13 @@ def review(
     advice: Iterable[Finding] = (),
     *,
     known: Sequence[Facts] | None = None,
-    in_transaction: bool = False,
+    in_transaction: bool | None = None,
 ) -> tuple[Finding, ...]:
     """Every finding whose rule is not off, in the order of the text; a rule that `actions` lacks does its default.
 
     `advice`: what another tool has found; it is dropped where a table is new. `known`: the facts of each statement, for
-    who has them already. `in_transaction`: a transaction is around even a single statement.
+    who has them already. `in_transaction`: whether one is around it all; None: around all but a single
+    statement, as a list is run.
     """
     if known is None:
         known = [facts(statement, dialect) for statement in classification.statements]

@@ -35,7 +35,7 @@ class Reviewed:
     steps: tuple[tuple[Step, ...], ...]
     dialect: Dialect
     schema: Schema
-    in_transaction: bool
+    in_transaction: bool | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,13 +102,17 @@ def _is_alone(text: Reviewed, index: int, _step: Step) -> bool:
     """Whether CONCURRENTLY can work: outside a transaction. A materialized view may be refreshed so anywhere."""
     if text.classification.statements[index].verb == "REFRESH":
         return True
-    return len(text.classification.statements) == 1 and not text.in_transaction
+    if text.in_transaction is None:
+        return len(text.classification.statements) == 1
+    return not text.in_transaction
 
 
 def _mixed(text: Reviewed, index: int) -> Iterator[Spot]:
     """About the text as a whole, so found at its first statement. Temporary tables are part of how rows are changed."""
+    if index:
+        return
     acts = [act for known in text.facts for act in known.acts if Flag.TEMPORARY not in act.flags]
-    if index == 0 and any(act.deed in _WRITES for act in acts) and any(act.deed not in _NO_DDL for act in acts):
+    if any(act.deed in _WRITES for act in acts) and any(act.deed not in _NO_DDL for act in acts):
         yield Spot(0)
 
 

@@ -100,7 +100,7 @@ def order(version: str) -> tuple[int, str]:
 def parse(file: str, content: bytes) -> Migration:
     """One file by its name and bytes. Raises `BadFiles`."""
     named = _NAME.fullmatch(file)
-    if named is None:
+    if named is None or not named["name"].isprintable():
         raise BadFiles([Mistake(file, None, "is not named <digits>_<name>.sql")])
     try:
         text = content.decode("utf-8-sig")

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Final
 
 from dbward import squawk
 from dbward.db import agents, schemas
 from dbward.db.engine import Connection
 from dbward.domain import risk
-from dbward.domain.judge import Judgement, judge
+from dbward.domain.judge import Judgement, Part, judge
 from dbward.domain.migration import Pinned, Repair, Sent, read_files, read_repair, signed_texts
 from dbward.domain.model import Dialect, Operation, Target
 from dbward.domain.risk import names_of
@@ -18,6 +18,9 @@ from dbward.domain.sql.facts import facts
 from dbward.domain.sql.statements import Classification, Facts, Finding
 from dbward.errors import Invalid
 from dbward.runtime import Runtime
+
+MAX_STATEMENTS: Final = 5000
+"""Of all files of a request to migrate; one file may have fewer."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,6 +96,12 @@ def read_migration(rt: Runtime, target: Target, operation: Operation, detail: st
         except Invalid as e:
             raise Invalid(f"{sent.title}.sql: {e.message}", code=e.code, hint=e.hint, detail=e.detail) from e
         files.append(File(sent, plan, files[-1].end if files else 0))
+        if files[-1].end > MAX_STATEMENTS:
+            raise Invalid(
+                f"the files have more than {MAX_STATEMENTS} statements together",
+                code="sql.rejected",
+                hint="migrate fewer of them at once: --count",
+            )
     statements = tuple(statement for file in files for statement in file.plan.statements)
     return _read(target, dialect, Classification(operation, statements), files=tuple(files))
 
@@ -126,6 +135,7 @@ def judged(rt: Runtime, conn: Connection, said: Submission, *, emergency: bool) 
         emergency=emergency,
         now=rt.now(),
         advice=said.advice,
+        parts=tuple(Part(file.first, file.end, file.sent.transactional) for file in said.files),
     )
 
 

@@ -98,6 +98,13 @@ def shown(
 
 def _migration_line(row: RequestRow) -> str:
     """What a migration is about in one line, where its whole text would be too much."""
+    try:
+        return _read_line(row)
+    except Invalid:  # one row that a later version wrote must not take the list down
+        return "(written by another version of dbward)"
+
+
+def _read_line(row: RequestRow) -> str:
     if row.operation is Operation.MIGRATE_REPAIR:
         repair = read_repair([row.detail])
         return f"{repair.action} {repair.version}"
@@ -112,8 +119,9 @@ def _migrations(row: RequestRow, execution: ExecutionRow | None) -> list[View] |
     judged = (row.decision or {}).get("migrations", [])
     done = execution.migrations if execution is not None else None
     views = []
-    for n, sent in enumerate(read_files(row.detail)):
-        step = done[n] if done is not None else {"outcome": None, "duration_ms": None}
+    sent_files = read_files(row.detail)
+    steps = done if done is not None else [{"outcome": None, "duration_ms": None}] * len(sent_files)
+    for sent, seen, step in zip(sent_files, judged, steps, strict=True):
         views.append(
             {
                 "version": sent.version,
@@ -123,7 +131,7 @@ def _migrations(row: RequestRow, execution: ExecutionRow | None) -> list[View] |
                 "reversible": sent.reversible,
                 "sql": sent.sql,
                 "line": sent.line,
-                **judged[n],
+                **seen,
                 "outcome": step["outcome"],
                 "duration_ms": step["duration_ms"],
             }

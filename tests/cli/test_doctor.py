@@ -30,7 +30,6 @@ from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption,
 from cryptography.x509.oid import NameOID
 
 from dbward import VERSION
-from dbward.cli.diagnosis.model import ABOUT
 from tests.cli.conftest import Person, Ran
 from tests.support import migrated, oidc, s3
 from tests.support.processes import DBWARD, Farm, Server, call
@@ -568,26 +567,6 @@ def test_as_people_see_it(place: Place, tmp_path: Path) -> None:
     assert json.loads(quiet.stdout)["error"]["code"] == "doctor_issues_found"
 
 
-@pytest.mark.parametrize(
-    "argv",
-    [
-        ("--agent", "--server"),
-        ("--client", "--agent", "x"),
-        ("--server-url", "http://x"),
-        ("--server", "--server-url", "nonsense"),
-        ("--agent", "a", "--config", "b"),
-    ],
-)
-def test_what_does_not_go_together(offline: Person, argv: tuple[str, ...]) -> None:
-    assert offline("doctor", *argv).status == 2
-    assert offline("doctor", *argv, "--format", "json").json["error"]["code"] == "usage"
-
-
-def test_the_first_token_is_not_sent_to_the_public_in_clear(offline: Person) -> None:
-    ran = offline("doctor", "--server", "--server-url", "http://example.com", "--format", "json")
-    assert ran.json["error"]["code"] == "transport.insecure"
-
-
 PAGE = (Path(__file__).parents[2] / "docs/guides/doctor.md").read_text()
 
 
@@ -608,9 +587,3 @@ def test_a_configuration_in_the_environment(place: Place, tmp_path: Path) -> Non
     found = place.doctor("--server", cwd=tmp_path, DBWARD_CONFIG_TOML=text, ROLE="requester")
     assert (found.failed, found.status("config_permissions")) == ({"workflow_validity"}, ["skip"])
     assert place.doctor("--server", cwd=tmp_path, DBWARD_CONFIG_TOML=text).failed == {"env_vars", "config_parse"}
-
-
-def test_the_page_has_a_row_for_every_check() -> None:
-    rows = re.findall(r"^\| ((?:`[^`]+`(?:, )?)+) \|", PAGE, re.MULTILINE)
-    named = {name.partition(":")[0] for row in rows for name in re.findall(r"`([^`]+)`", row)}
-    assert named == set(ABOUT)

@@ -7,10 +7,13 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
+from sqlalchemy import update
 
 from dbward.broker.names import EXPLAIN_TASK
 from dbward.client.shapes import AppliedQuestion
 from dbward.client.wire import AppliedFound, ClaimRequest, ExplainReport, WireApplied, WireError, WireStep
+from dbward.db.engine import Tx
+from dbward.db.tables import requests
 from dbward.domain.migration import (
     Pinned,
     Repair,
@@ -148,6 +151,33 @@ def test_a_blocked_file_blocks_the_request(world: World) -> None:
     with pytest.raises(Invalid, match=r" 20260101_add_orders\.sql:4: DELETE") as caught:
         world.create(environment="prod", **up(NOTES, replace(ORDERS, sql="SELECT 1;\n\nDELETE FROM orders")))
     assert caught.value.code == "sql.blocked_by_review"
+
+
+def test_one_file_excuses_nothing_in_another(world: World) -> None:
+    """The first may be applied already, and is skipped then."""
+    old = replace(NOTES, version="1", sql="CREATE TABLE users (id int)")
+    new = replace(NOTES, version="2", sql="ALTER TABLE users RENAME TO people")
+    shown = world.show(world.create(environment="prod", **up(old, new)))["migrations"]
+    assert [[one["rule"] for one in file["findings"]] for file in shown] == [[], ["rename_table"]]
+
+
+def test_all_files_together_have_a_number_of_statements(world: World) -> None:
+    many = "SELECT 1;" * 1000
+    with pytest.raises(Invalid, match="5000"):
+        world.create(**up(*(replace(NOTES, version=str(n), sql=many) for n in range(6))))
+
+
+def test_what_another_version_wrote_leaves_the_list_alone(world: World) -> None:
+    made = world.create(environment="prod", **up())
+    world.create(environment="prod")
+
+    def work(tx: Tx) -> None:
+        tx.conn.execute(update(requests).where(requests.c.id == made["id"]).values(detail='{"format":"v9"}'))
+
+    world.rt.store.write(work)
+    listed = {one["id"]: one["detail"] for one in world.page("alice")["requests"]}
+    assert listed[made["id"]] == "(written by another version of dbward)"
+    assert len(listed) == 2
 
 
 def test_nobody_to_run_it_is_said_at_once(world: World) -> None:

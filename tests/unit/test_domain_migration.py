@@ -41,6 +41,10 @@ def changed(**values: object) -> str:
         [changed(statements=[])],
         [changed(statements=[1])],
         [changed(more=1)],
+        [changed(name="a\n  risk low")],
+        [changed(name="a\u202eb")],
+        [changed(name="a\0")],
+        [changed(name="../a")],
         [*signed_texts(REPAIR)],
     ],
 )

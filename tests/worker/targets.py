@@ -196,7 +196,7 @@ class Proxy:
                 state["cut"] = True
                 self.seen.set()
             if not state["swallow"]:
-                far.sendall(data)
+                _send(far, data)
         if not state["swallow"]:
             _shut(far)
 
@@ -205,7 +205,7 @@ class Proxy:
             if state["cut"]:
                 break
             if not state["swallow"]:
-                near.sendall(data)
+                _send(near, data)
         _shut(near)
         _shut(far)
 
@@ -215,6 +215,12 @@ def _receive(sock: socket.socket) -> bytes:
         return sock.recv(65536)
     except OSError:
         return b""
+
+
+def _send(sock: socket.socket, data: bytes) -> None:
+    """To an end that may be gone already, which the next read tells."""
+    with suppress(OSError):
+        sock.sendall(data)
 
 
 def _shut(sock: socket.socket) -> None:

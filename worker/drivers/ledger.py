@@ -129,11 +129,17 @@ def _applied(version: str, details: Mapping[str, Sequence[Any]]) -> Applied:
     if version not in details:
         return Applied(version)
     _, name, checksum, applied_at, request_id = details[version]
-    return Applied(version, name, checksum, _time(applied_at), request_id)
+    return Applied(version, _text(name), _text(checksum), _time(applied_at), _text(request_id))
+
+
+def _text(stored: Any) -> str | None:
+    """SQLite takes anything into any column."""
+    return stored if isinstance(stored, str) else None
 
 
 def _order(version: str) -> tuple[int, str]:
-    return (int(version) if version.isascii() and version.isdigit() else -1, version)
+    number = len(version) <= 128 and version.isascii() and version.isdigit()
+    return (int(version) if number else -1, version)
 
 
 def _time(stored: Any) -> datetime | None:
@@ -145,4 +151,7 @@ def _time(stored: Any) -> datetime | None:
             return None
     if not isinstance(stored, datetime):
         return None
-    return stored.replace(tzinfo=UTC) if stored.tzinfo is None else stored.astimezone(UTC)
+    try:
+        return stored.replace(tzinfo=UTC) if stored.tzinfo is None else stored.astimezone(UTC)
+    except OverflowError:
+        return None

@@ -39,6 +39,10 @@ def classify_script(text: str, dialect: Dialect, *, vouched: Collection[str] = (
     """Judge a file of a migration. Unlike what `classify` takes, it may hold several reads, of which nothing is shown,
     and triggers, routines, types, schemas and the like, of which nobody knows what they do: their risk is unknown.
     """
+    if "\r" in text.replace("\r\n", ""):  # which ends a comment on PostgreSQL, and on nobody's screen
+        raise Invalid(
+            "the SQL holds a carriage return that ends no line", code="sql.rejected", hint="end lines with a line feed"
+        )
     return Classification(Operation.EXECUTE_DML, _statements(text, dialect, vouched, script=True))
 
 

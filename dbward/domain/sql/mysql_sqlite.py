@@ -121,6 +121,8 @@ def _of_script(piece: Piece, dialect: Dialect) -> _Judged | None:
             what = "VIRTUAL_TABLE"
         if what is not None:
             _refuse_tokens(piece)
+            if any(token.text == "SONAME" for token in piece.tokens):
+                raise Invalid("a function out of a library of the server is refused", code="sql.rejected")
             kind = Kind.DESTRUCTIVE_DDL if first == "DROP" else Kind.DDL
             return _Judged(kind, first, (f"statement:{first.lower()}", f"code:{what.lower()}"))
     if first == "SET" and dialect is Dialect.MYSQL:

@@ -20,6 +20,8 @@ from dbward.domain.sql.postgresql_tables import (
     ALTERATIONS_OF_SCRIPTS,
     EXPLAINED,
     FIELD_NODES,
+    GRANTED,
+    LIBRARIES,
     NAMED_KINDS,
     NODES,
     OBJECTS,
@@ -115,10 +117,12 @@ def _judge(
         case "VariableShowStmt":
             return Kind.SELECT, ()
         case _ if type_ in SCRIPTED:
+            _check_scripted(type_, fields)
             return known.kind, (f"statement:{known.verb.lower()}", f"code:{_words_of(type_).lower().replace(' ', '_')}")
         case _:
-            about = _check_object(type_, fields, rules)
-            code = (f"code:{_said(about)}",) if about in OBJECTS_OF_SCRIPTS - RENAMED else ()
+            unknown = {_check_object(type_, fields, rules)} & (OBJECTS_OF_SCRIPTS - RENAMED)
+            unknown |= _alterations(fields) & ALTERATIONS_OF_SCRIPTS if type_ == "AlterTableStmt" else set()
+            code = tuple(f"code:{_said(one)}" for one in sorted(unknown))
             return known.kind, (f"statement:{known.verb.lower()}", *code, *_unvouched(fields, vouched))
 
 
@@ -184,8 +188,8 @@ def _check_object(type_: str, fields: PgNode, rules: _Rules) -> str:
         case "DropStmt":
             return _one_of(fields.get("removeType"), rules.objects)
         case "AlterTableStmt":
-            for command in fields.get("cmds", ()):
-                _one_of(command.get("AlterTableCmd", {}).get("subtype"), rules.alterations)
+            for alteration in _alterations(fields):
+                _one_of(alteration, rules.alterations)
             return _one_of(fields.get("objtype"), rules.objects)
         case "RenameStmt":
             of = OBJECTS | {"OBJECT_ACCESS_METHOD", "OBJECT_UNDEFINED"}
@@ -199,6 +203,27 @@ def _check_object(type_: str, fields: PgNode, rules: _Rules) -> str:
             return _one_of(next(iter(fields.get("query", {})), ""), frozenset({"SelectStmt"}))
         case _:
             return ""
+
+
+def _alterations(fields: PgNode) -> set[str]:
+    """What an ALTER TABLE does, as the grammar calls it."""
+    return {command.get("AlterTableCmd", {}).get("subtype", "") for command in fields.get("cmds", ())}
+
+
+def _check_scripted(type_: str, fields: PgNode) -> None:
+    """Raises `Invalid` for what reaches beyond the database: settings, files and libraries of its server."""
+    match type_:
+        case "GrantStmt":
+            _one_of(fields.get("objtype"), GRANTED)
+        case "AlterOwnerStmt":
+            _one_of(fields.get("objectType"), OBJECTS | OBJECTS_OF_SCRIPTS)
+        case "CreateFunctionStmt":
+            options = [option.get("DefElem", {}) for option in fields.get("options", ())]
+            languages = [_text(one.get("arg", {})).lower() for one in options if one.get("defname") == "language"]
+            if LIBRARIES & set(languages):
+                raise _rejected("a function out of a library of the server is refused")
+        case _:
+            return
 
 
 def _one_of(found: str | None, known: Collection[str]) -> str:

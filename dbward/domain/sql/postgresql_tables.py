@@ -84,6 +84,9 @@ OBJECTS_OF_SCRIPTS: Final = words(
 )
 """Objects that statements which are known may be about in such a file, beside those of `OBJECTS`."""
 
+LIBRARIES: Final = words("c internal")
+"""Languages whose functions are those of the server's machine."""
+
 ALTERATIONS_OF_SCRIPTS: Final = words(
     """
     AT_EnableAlwaysTrig AT_EnableReplicaTrig AT_EnableTrigAll AT_DisableTrigAll AT_EnableTrigUser AT_DisableTrigUser
@@ -96,6 +99,11 @@ EXPLAINED: Final = words("SelectStmt InsertStmt UpdateStmt DeleteStmt MergeStmt 
 
 OBJECTS: Final = words("OBJECT_TABLE OBJECT_VIEW OBJECT_MATVIEW OBJECT_INDEX OBJECT_SEQUENCE")
 """Objects that may be altered, renamed and dropped: no accounts, rights, code, types or whole schemas."""
+
+GRANTED: Final = OBJECTS | words(
+    "OBJECT_FUNCTION OBJECT_PROCEDURE OBJECT_ROUTINE OBJECT_SCHEMA OBJECT_TYPE OBJECT_DOMAIN OBJECT_DATABASE"
+)
+"""On what such a file may grant and revoke rights."""
 
 RENAMED: Final = OBJECTS | words("OBJECT_COLUMN OBJECT_TABCONSTRAINT")
 """What else has a name that may be changed, or be commented on."""

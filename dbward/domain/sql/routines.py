@@ -12,7 +12,7 @@ from dbward.domain.sql.lex import Kind, Token, words
 
 ROUTINES: Final = words("TRIGGER PROCEDURE FUNCTION EVENT")
 _BEFORE_ROUTINE: Final = words("OR REPLACE DEFINER = @ . TEMP TEMPORARY AGGREGATE CURRENT_USER CURRENT_ROLE ( )")
-_NAMES: Final = frozenset({Kind.QUOTED, Kind.STRING})
+_NAMES: Final = frozenset({Kind.QUOTED, Kind.STRING, Kind.WORD})
 _BLOCKS: Final = words("IF LOOP WHILE REPEAT CASE")
 _STARTS: Final = words("; : BEGIN THEN ELSE DO LOOP REPEAT ROW")
 """What a statement of a body stands behind."""
@@ -20,14 +20,14 @@ _STARTS: Final = words("; : BEGIN THEN ELSE DO LOOP REPEAT ROW")
 
 def routine(tokens: Iterable[Token]) -> str | None:
     """Which of `ROUTINES` a statement that begins with CREATE, ALTER or DROP is about."""
-    definer = False
+    before = ""
     for token in list(tokens)[1:]:
-        if token.text in ROUTINES and token.kind is Kind.WORD:
+        of_definer = before in {"=", "@", "."}
+        if token.text in ROUTINES and token.kind is Kind.WORD and not of_definer:
             return token.text
-        if token.text == "DEFINER":
-            definer = True
-        elif token.text not in _BEFORE_ROUTINE and not (definer and token.kind in _NAMES | {Kind.WORD}):
+        if token.text not in _BEFORE_ROUTINE and not (of_definer and token.kind in _NAMES):
             return None
+        before = token.text
     return None
 
 
@@ -38,11 +38,12 @@ class Body:
         self._head: list[Token] = []
         self._is_routine: bool | None = None
         self._before = ";"
-        self._depth = 0
+        self._blocks: list[bool] = []
+        """Those that are open, innermost last; True for a CASE that is an expression, which holds no statements."""
 
     @property
     def open(self) -> bool:
-        return self._depth > 0
+        return bool(self._blocks)
 
     def feed(self, token: Token) -> None:
         """A `;` that is not inside ends the statement; the next token begins another."""
@@ -64,9 +65,15 @@ class Body:
             self._is_routine = routine(self._head) is not None
 
     def _count(self, word: str) -> None:
+        if self._before == ".":
+            return  # NEW.end: a name
+        starts = self._before in _STARTS and not (self._blocks and self._blocks[-1])
         if word == "END":
-            self._depth -= 1
+            if self._blocks:
+                self._blocks.pop()
         elif self._before == "END" and word in _BLOCKS:
             return  # END IF, and the like: END has closed it
-        elif word in {"BEGIN", "CASE", "LOOP", "WHILE"} or (word in {"IF", "REPEAT"} and self._before in _STARTS):
-            self._depth += 1
+        elif word == "CASE":
+            self._blocks.append(not starts)
+        elif word in {"BEGIN", "LOOP", "WHILE"} or (word in {"IF", "REPEAT"} and starts):
+            self._blocks.append(False)
