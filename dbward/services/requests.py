@@ -41,6 +41,9 @@ from dbward.services.journal import FINGERPRINT_MAX, record, record_refusal
 from dbward.services.submission import Submission
 from dbward.services.views import View, check_time
 
+BLOCKS_TOLD = 50
+"""Of the findings that block a request, in the error and on the record, which is kept for good."""
+
 _NORMAL = (Permission.REQUEST_QUERY, Permission.REQUEST_DML, Permission.REQUEST_DDL)
 _EMERGENCY = (Permission.REQUEST_BREAK_GLASS_QUERY, Permission.REQUEST_BREAK_GLASS_DML)
 SUBMITTING = (*_NORMAL, *_EMERGENCY)
@@ -137,16 +140,20 @@ def _blocked(rt: Runtime, tx: Tx, who: Principal, draft: _Draft, made: Judgement
         denied=True,
         reason=draft.reason,
         metadata={
-            "blocked_rules": [f"{finding.rule}: {finding.message}" for finding in made.blocking],
+            "blocked_rules": [f"{finding.rule}: {finding.message}" for finding in made.blocking[:BLOCKS_TOLD]],
+            "blocked_count": len(made.blocking),
             "break_glass_attempted": draft.body.emergency,
         },
         sql=draft.sql,
     )
-    hints = [finding.hint for finding in made.blocking]
+    told = made.blocking[:BLOCKS_TOLD]
+    hints = [finding.hint for finding in told]
     if draft.body.emergency and not draft.body.allow_ddl and made.may_bypass_review:
         hints.append("in an emergency, allow_ddl lets it pass")
     return Invalid(
-        "the SQL review blocks this: " + "; ".join(submission.placed(draft.said, finding) for finding in made.blocking),
+        "the SQL review blocks this: "
+        + "; ".join(submission.placed(draft.said, finding) for finding in told)
+        + (f"; and {len(made.blocking) - len(told)} more" if len(made.blocking) > len(told) else ""),
         code="sql.blocked_by_review",
         hint="; ".join(dict.fromkeys(hints)),
         detail={"findings": [finding_json(finding) for finding in made.findings]},

@@ -36,7 +36,7 @@ class SqliteLock:
         path = Path(os.path.realpath(database) + SUFFIX)
         while True:
             try:
-                handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
+                handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o666)
             except OSError as error:
                 raise _unlockable(f"{path} cannot be written: {error.strerror}") from None
             try:
