@@ -112,10 +112,12 @@ def test_work_grows_no_faster_than_the_text(name: str, dialect: Dialect) -> None
 @pytest.mark.timeout(60)
 @pytest.mark.parametrize("dialect", Dialect)
 @pytest.mark.parametrize("name", SHAPES)
-def test_the_largest_text_gets_a_verdict(name: str, dialect: Dialect) -> None:
+def test_a_very_large_text_gets_a_verdict(name: str, dialect: Dialect) -> None:
     """No crash of what is written in C, and no time-out in it."""
     shape = SHAPES[name]
-    verdict(shape.text(MAX_BYTES // (len(shape.before) + len(shape.after)) - 100), dialect)
+    # Nothing written in C reads the others, so that a part of the size shows as much.
+    size = MAX_BYTES if dialect is Dialect.POSTGRESQL else MAX_BYTES // 4
+    verdict(shape.text(size // (len(shape.before) + len(shape.after)) - 100), dialect)
     if dialect is Dialect.POSTGRESQL:
         verdict(shape.text(DEEP), dialect)
 
