@@ -6,7 +6,6 @@ import sys
 
 import psutil
 
-from tests.support import order
 from tests.support.processes import Farm
 
 LEAVES_HOME = """
@@ -25,17 +24,3 @@ def test_a_child_that_left_its_parents_group_ends_with_the_farm(farm: Farm) -> N
     assert child.is_running()
     farm.close()
     farm.until(lambda: not child.is_running() or child.status() == psutil.STATUS_ZOMBIE, "the child is gone")
-
-
-def test_long_tests_begin_each_run_a_file_at_a_time() -> None:
-    items = [f"short-{n}" for n in range(10)] + ["a-1", "a-2", "b-1", "c-1"] + [f"short-{n}" for n in range(10, 14)]
-    found = order.long_ones_first(items, 2, file=lambda item: item[0], long=lambda item: not item.startswith("short"))
-    assert sorted(found) == sorted(items)
-    assert found[:2] == ["a-1", "a-2"]
-    assert found[9:11] == ["b-1", "c-1"]
-    assert [item for item in found if item.startswith("short")] == [f"short-{n}" for n in range(14)]
-
-
-def test_more_long_tests_than_a_run_has_room_for_lose_nothing() -> None:
-    items = [f"a-{n}" for n in range(9)] + ["short"]
-    assert order.long_ones_first(items, 3, file=lambda item: item[0], long=lambda item: item != "short") == items
