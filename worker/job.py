@@ -10,12 +10,9 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
 from dbward.client.wire import Claimed
 from dbward.domain.migration import MIGRATING, Pinned, Repair, read_pinned, read_repair
-from dbward.domain.model import Limits, Operation, Target
+from dbward.domain.model import MAX_SKEW, Limits, Operation, Target
 from dbward.domain.tokens import Binding, ExecutionToken, Purpose, TokenRefused, statements_sha256, verify
 from dbward.errors import DbwardError, Invalid, Misconfigured
-
-MAX_SKEW = timedelta(seconds=60)
-"""How far the clocks of server and agent may differ."""
 
 RUNNABLE = frozenset({Operation.EXECUTE_SELECT, Operation.EXECUTE_DML}) | MIGRATING
 """What this version of the agent can run; others are refused, not guessed at."""

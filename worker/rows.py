@@ -26,6 +26,13 @@ class RowSink(Protocol):
     def rows(self, rows: Batch, /) -> None: ...
 
 
+class Nowhere:
+    """A sink for a result that nobody asked for."""
+
+    def columns(self, columns: Sequence[ResultColumn], /) -> None: ...
+    def rows(self, rows: Batch, /) -> None: ...
+
+
 class Batch(list[list[JsonValue]]):
     """Rows in order. `encoded` is the same rows as UTF-8 NDJSON, one array and one newline each: made once, to be
     counted against the byte cap, and ready to be sent."""

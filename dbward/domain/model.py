@@ -8,6 +8,8 @@ from datetime import timedelta
 from enum import StrEnum
 from typing import Literal
 
+MAX_SKEW = timedelta(seconds=60)
+"""How far the clocks of server and agent may differ."""
 ANY = "*"
 """Matches every database, or every environment."""
 

@@ -37,3 +37,15 @@ def test_the_page_has_a_row_for_every_check() -> None:
     rows = re.findall(r"^\| ((?:`[^`]+`(?:, )?)+) \|", PAGE, re.MULTILINE)
     named = {name.partition(":")[0] for row in rows for name in re.findall(r"`([^`]+)`", row)}
     assert named == set(ABOUT)
+
+
+def test_authorities_that_are_none_are_found(offline: Person, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    empty = tmp_path / "empty.pem"
+    empty.write_text("no certificate\n")
+    monkeypatch.setenv("SSL_CERT_FILE", str(empty))
+    ran = offline("doctor", "--format", "json", DBWARD_SERVER_URL="https://localhost:1", DBWARD_TOKEN="dbw_x")
+    assert ran.status == 2
+    found = {check["id"]: check for check in ran.json["data"]["checks"]}
+    assert found["server_reachable"]["status"] == "fail"
+    assert str(empty) in found["server_reachable"]["message"]
+    assert found["tls"]["status"] == "skip"

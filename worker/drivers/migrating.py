@@ -10,14 +10,13 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Final, Literal, Protocol
 
-from dbward.client.wire import ResultColumn
 from dbward.domain.model import Limits, StatementError
 from worker.drivers.base import Broken, Script
 from worker.drivers.errors import OutcomeUnknown, StatementCancelled
 from worker.drivers.run import CLEANUP_WAIT, COMMIT_WAIT, Link, LinkLost, check_text, described
 from worker.drivers.stopper import Stopped, Stopper
 from worker.drivers.words import first_word
-from worker.rows import Batch, Results
+from worker.rows import Nowhere, Results
 
 TRANSACTION_WORDS: Final = frozenset(
     {"BEGIN", "START", "COMMIT", "END", "ROLLBACK", "ABORT", "SAVEPOINT", "RELEASE", "XA"}
@@ -50,19 +49,12 @@ class MigrationLink(Link, Protocol):
         ...
 
 
-class _Nowhere:
-    """A row sink for rows that nobody asked for."""
-
-    def columns(self, columns: Sequence[ResultColumn], /) -> None: ...
-    def rows(self, rows: Batch, /) -> None: ...
-
-
 def migrate(link: MigrationLink, stopper: Stopper, script: Script, *, limits: Limits, gentle: bool) -> Broken | None:
     """None when all of it took effect. With `gentle` a cancellation waits for the end of a statement, because what an
     interrupted one leaves cannot be taken back; and after the last it comes too late."""
     if gentle:
         stopper.be_gentle()
-    results = Results(_Nowhere(), replace(limits, max_rows=0), strict=False)
+    results = Results(Nowhere(), replace(limits, max_rows=0), strict=False)
     try:
         with stopper:
             return _Run(link, stopper, script, limits, results, gentle=gentle).run()

@@ -12,8 +12,8 @@ from urllib.parse import urlsplit
 from dbward import VERSION
 from dbward.broker.source_http import HttpSource
 from dbward.cli.diagnosis.files import CORRECT, check_config_access, check_directory, check_references, passwords_of
-from dbward.cli.diagnosis.model import Check, failed, passed, refused, skipped, warned
-from dbward.cli.diagnosis.reach import Health, Reached, reach
+from dbward.cli.diagnosis.model import Check, config_read, failed, passed, plain_http, refused, skipped, warned
+from dbward.cli.diagnosis.reach import Health, Reached, numbers, reach
 from dbward.client.agent_api import AgentApi
 from dbward.domain.model import Dialect, Limits, Operation, Target
 from dbward.errors import DbwardError, Misconfigured, Refused, Unauthorized
@@ -23,7 +23,7 @@ from worker.accounts import can_write
 from worker.drivers import open_driver
 from worker.drivers.base import Driver
 from worker.links import is_encrypted
-from worker.rows import Batch
+from worker.rows import Nowhere
 
 _WRITES: Final = frozenset(Operation) - {Operation.EXECUTE_SELECT, Operation.MIGRATE_STATUS}
 _AT_ONCE: Final = 8
@@ -112,45 +112,24 @@ class Agent:
             return [read, _account(target, driver, settings.operations), *_link(target, driver, text)]
 
 
-class _Nowhere:
-    """Takes a result for nobody."""
-
-    def columns(self, columns: Sequence[object], /) -> None: ...
-    def rows(self, rows: Batch, /) -> None: ...
-
-
 def _read(driver: Driver, seconds: float) -> None:
     """One statement on the path that queries take. Raises what the driver does."""
     limits = Limits(timedelta(seconds=seconds), max_rows=1, max_bytes=1024)
     with driver.open() as session:
-        session.run(["SELECT 1"], read_only=True, limits=limits, sink=_Nowhere())
+        session.run(["SELECT 1"], read_only=True, limits=limits, sink=Nowhere())
 
 
 def _parsed(settings: AgentSettings) -> Check:
-    served = ", ".join(map(str, settings.databases))
-    if settings.warnings:
-        return warned(
-            "config_parse",
-            f"read with doubts; serves {served}",
-            "each line says what has no effect or is doubtful",
-            settings.warnings,
-        )
-    return passed("config_parse", f"serves {served}")
+    serves = f"serves {', '.join(map(str, settings.databases))}"
+    return config_read(serves, settings.warnings, doubtful=f"read with doubts; {serves}")
 
 
 def _scheme(settings: AgentSettings) -> Check:
-    if settings.insecure:
-        return warned(
-            "server_url_scheme",
-            f"plain http to {settings.server_url}: everybody on the way can read the token and the results",
-            "use https; allow_insecure only silences this",
-        )
-    return passed("server_url_scheme", settings.server_url)
+    return plain_http(settings.server_url) if settings.insecure else passed("server_url_scheme", settings.server_url)
 
 
 def _version(health: Health) -> Check:
-    least = [int(part) for part in health.min_agent_version.split(".") if part.isdecimal()]
-    if [int(part) for part in VERSION.split(".") if part.isdecimal()] < least:
+    if numbers(VERSION) < numbers(health.min_agent_version):
         return failed(
             "agent_version",
             f"the server takes agents from version {health.min_agent_version} on, this one is {VERSION}",

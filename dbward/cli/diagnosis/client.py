@@ -14,7 +14,7 @@ from dbward import VERSION
 from dbward.cli.credentials import Login
 from dbward.cli.diagnosis.agents import check_agents
 from dbward.cli.diagnosis.files import CORRECT, check_config_access, check_directory
-from dbward.cli.diagnosis.model import Check, failed, passed, refused, skipped, warned
+from dbward.cli.diagnosis.model import Check, config_read, failed, passed, plain_http, refused, skipped, warned
 from dbward.cli.diagnosis.oidc import check_provider
 from dbward.cli.diagnosis.reach import Reached, reach
 from dbward.client.http import ApiClient
@@ -140,24 +140,12 @@ class Client:
 
 
 def _parsed(settings: ClientSettings) -> Check:
-    files = ", ".join(settings.files) or "the environment alone"
-    if settings.warnings:
-        return warned(
-            "config_parse",
-            f"read with doubts: {files}",
-            "each line says what has no effect or is doubtful",
-            settings.warnings,
-        )
-    return passed("config_parse", files)
+    return config_read(", ".join(settings.files) or "the environment alone", settings.warnings)
 
 
 def _scheme(settings: ClientSettings) -> Check:
     if settings.transport == "insecure":
-        return warned(
-            "server_url_scheme",
-            f"plain http to {settings.url}: everybody on the way can read the token and the results",
-            "use https; allow_insecure only silences this",
-        )
+        return plain_http(settings.url)
     return passed("server_url_scheme", f"{settings.url} ({settings.transport})")
 
 

@@ -104,6 +104,22 @@ def refused(name: str, error: DbwardError, hint: str | None = None) -> Check:
     return failed(name, first, error.hint or hint, rest)
 
 
+def config_read(found: str, warnings: Sequence[str], *, doubtful: str | None = None) -> Check:
+    """`config_parse` of a file that could be read; `doubtful` is what is said of it when it has `warnings`."""
+    if warnings:
+        said = doubtful or f"read with doubts: {found}"
+        return warned("config_parse", said, "each line says what has no effect or is doubtful", warnings)
+    return passed("config_parse", found)
+
+
+def plain_http(url: str) -> Check:
+    return warned(
+        "server_url_scheme",
+        f"plain http to {url}: everybody on the way can read the token and the results",
+        "use https; allow_insecure only silences this",
+    )
+
+
 def summary(checks: Sequence[Check]) -> dict[str, int]:
     names: dict[str, Status] = {"passed": "pass", "warnings": "warn", "failed": "fail", "skipped": "skip"}
     return {name: sum(check.status == status for check in checks) for name, status in names.items()}

@@ -6,6 +6,7 @@ import json
 import socket
 import ssl
 from collections.abc import Iterator
+from contextlib import ExitStack
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from email.utils import parsedate_to_datetime
@@ -14,15 +15,14 @@ from urllib.parse import urlsplit
 
 import httpx2
 
-from dbward import VERSION
+from dbward import VERSION, trust
 from dbward.cli.diagnosis.model import Check, failed, passed, refused, skipped, warned
 from dbward.cli.selfupdate import upgrade_command
 from dbward.client.http import VERSION_HEADER, unreachable
+from dbward.domain.model import MAX_SKEW
 from dbward.errors import DbwardError
 
 CERTIFICATE_WARN: Final = timedelta(days=14)
-MAX_SKEW: Final = timedelta(seconds=60)
-"""What an agent tolerates between its clock and the server's (`worker.job`)."""
 _ROUNDED: Final = timedelta(seconds=1)
 """The header `Date` has whole seconds."""
 
@@ -59,10 +59,9 @@ def reach(
 ) -> Iterator[Check]:
     """Call the server without a token. `skewed`: what a clock comes to that is further off than agents tolerate."""
     names = ("server_ready", "tls", "version_info", "clock")
-    with httpx2.Client(
-        base_url=url, timeout=seconds, transport=transport, headers={"User-Agent": f"dbward/{VERSION}"}
-    ) as http:
+    with ExitStack() as stack:
         try:
+            http = stack.enter_context(_client(url, seconds, transport))
             found.health = health = _health(http)
         except DbwardError as e:
             yield refused("server_reachable", e, hint="is it running, and is server.url right?")
@@ -73,6 +72,17 @@ def reach(
     yield _tls(url, seconds) if transport is None else skipped("tls", "no network is used")
     yield _version(health.version)
     yield _clock(health.ahead, skewed)
+
+
+def _client(url: str, seconds: float, transport: httpx2.BaseTransport | None) -> httpx2.Client:
+    """Raises `Misconfigured` where https has nobody to trust."""
+    return httpx2.Client(
+        base_url=url,
+        timeout=seconds,
+        verify=trust.context_for(url) if transport is None else True,
+        transport=transport,
+        headers={"User-Agent": f"dbward/{VERSION}"},
+    )
 
 
 def _health(http: httpx2.Client) -> Health:
@@ -129,7 +139,7 @@ def _tls(url: str, seconds: float) -> Check:
     try:
         with (
             socket.create_connection((host, parts.port or 443), timeout=seconds) as plain,
-            httpx2.create_ssl_context().wrap_socket(plain, server_hostname=host) as wrapped,
+            trust.context().wrap_socket(plain, server_hostname=host) as wrapped,
         ):
             certificate = wrapped.getpeercert() or {}
             version = wrapped.version()
@@ -147,7 +157,7 @@ def _tls(url: str, seconds: float) -> Check:
 
 
 def _version(server: str) -> Check:
-    ours, theirs = _numbers(VERSION), _numbers(server)
+    ours, theirs = numbers(VERSION), numbers(server)
     if server == VERSION:
         return passed("version_info", f"both are {VERSION}")
     said = f"the server is version {server}, this program is {VERSION}"
@@ -186,5 +196,6 @@ def _object(answer: httpx2.Response) -> dict[str, Any]:
     return body if isinstance(body, dict) else {}
 
 
-def _numbers(version: str) -> tuple[int, ...]:
+def numbers(version: str) -> tuple[int, ...]:
+    """A version for comparison."""
     return tuple(int(part) for part in version.split(".") if part.isdecimal())

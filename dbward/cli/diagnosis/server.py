@@ -22,17 +22,17 @@ from dbward.cli.diagnosis.files import (
     others_may,
     passwords_of,
 )
-from dbward.cli.diagnosis.model import Check, failed, passed, refused, skipped, warned
+from dbward.cli.diagnosis.model import Check, config_read, failed, passed, refused, skipped, warned
 from dbward.cli.diagnosis.oidc import check_provider
 from dbward.cli.diagnosis.policy import check_policy
-from dbward.cli.diagnosis.reach import MAX_SKEW, Reached, reach
+from dbward.cli.diagnosis.reach import Reached, reach
 from dbward.cli.onhost import read_admin_token, refuse_port, url_of
 from dbward.client.http import ApiClient
 from dbward.db import connect
 from dbward.db.lock import StateLock
 from dbward.db.look import look
 from dbward.domain import roles
-from dbward.domain.model import Principal
+from dbward.domain.model import MAX_SKEW, Principal
 from dbward.errors import DbwardError, Misconfigured
 from dbward.identity.discovery import discover
 from dbward.runtime import open_results
@@ -183,14 +183,7 @@ def _secrets(settings: ServerSettings) -> list[str]:
 
 def _parsed(settings: ServerSettings) -> Check:
     found = f"{len(settings.policy.targets)} databases, {len(settings.policy.workflows)} workflows"
-    if settings.warnings:
-        return warned(
-            "config_parse",
-            f"read with doubts: {found}",
-            "each line says what has no effect or is doubtful",
-            settings.warnings,
-        )
-    return passed("config_parse", found)
+    return config_read(found, settings.warnings)
 
 
 def _state_access(settings: ServerSettings) -> Check:
