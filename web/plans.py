@@ -1,7 +1,8 @@
-"""The plans of a preflight: asked for, and waited for without a transaction."""
+"""What agents are asked, waited for without a transaction: the plans of a preflight, and what is migrated."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from datetime import timedelta
 
 from dbward.domain.model import Principal
@@ -34,14 +35,25 @@ def impact_of(rt: Runtime, who: Principal, verdict: Verdict) -> View:
     )
     if not isinstance(begun, str):
         return begun
+    return answer_to(rt, begun, explains.wait_time(rt, timeout), answered=explains.impact, given_up=explains.give_up)
+
+
+def answer_to(
+    rt: Runtime,
+    asked: str,
+    patience: timedelta,
+    *,
+    answered: Callable[[Runtime, str], View | None],
+    given_up: Callable[[Runtime, str], View],
+) -> View:
+    """What an agent answers to the question `asked`, or what giving it up comes to. Whatever ends the waiting ends the
+    question. Raises what these two do, `Unavailable` when too many wait, `Unauthorized` when the token ends meanwhile.
+    """
     try:
         found = live.wait_for(
-            rt,
-            f"explain:{begun}",
-            check=lambda now: explains.impact(now, begun),
-            seconds=explains.wait_time(rt, timeout).total_seconds(),
+            rt, f"explain:{asked}", check=lambda now: answered(now, asked), seconds=patience.total_seconds()
         )
     except (Unavailable, Unauthorized):
-        explains.give_up(rt, begun)
+        explains.end(rt, asked)
         raise
-    return found if found is not None else explains.give_up(rt, begun)
+    return found if found is not None else given_up(rt, asked)

@@ -93,16 +93,17 @@ class _Run:
             return
         todo = what or ()
         self._refuse_changed(todo, ledger)
-        pending = [one for one in todo if ledger.has(one.version) is not self._up]
-        for one in pending:
-            _refuse_transaction_control(one)
+        pending = {one.version for one in todo if ledger.has(one.version) is not self._up}
+        for one in todo:
+            if one.version in pending:
+                _refuse_transaction_control(one)
         if self._up and pending:
             self._make_tables(ledger)
         for one in todo:
-            if one not in pending:
+            if one.version in pending:
+                self._file(one, ledger)
+            else:
                 self._add(one.version, one.name, StepOutcome.SKIPPED)
-                continue
-            self._file(one, ledger)
 
     def steps(self) -> tuple[WireStep, ...]:
         """What became of each, in order: those that had no turn were not run."""
@@ -144,7 +145,7 @@ class _Run:
                     outcome.failed(
                         StatementError(
                             "migration.changed",
-                            f"{_title(one)} is not what was applied of this version; nothing was run",
+                            f"{one.title} is not what was applied of this version; nothing was run",
                             hint="Put the file back as it was. If the new one says what the database has: "
                             + ", then ".join(commands),
                         )
@@ -166,7 +167,7 @@ class _Run:
             records = ledger.adding(one.version, name=one.name, checksum=one.checksum, request_id=request_id)
         else:
             records = ledger.removing(one.version)
-        log.info("migrating %s: %s", "up" if self._up else "down", _title(one))
+        log.info("migrating %s: %s", "up" if self._up else "down", one.title)
         script = Script(tuple(one.statements), records, transactional=one.transactional)
         broken = self._step(one, script, StepOutcome.APPLIED if self._up else StepOutcome.REVERTED)
         if broken is not None:
@@ -240,7 +241,7 @@ class _Run:
     def _explained(self, one: Pinned, broken: Broken) -> StatementError:
         """The file and its statement before the database's words, and what is to be done about what stays of it."""
         count = len(one.statements)
-        what = _title(one)
+        what = one.title
         if 1 <= broken.at <= count:
             after = "after " if broken.kind == "cancelled" and broken.took_effect == broken.at else ""
             what += f", {after}statement {broken.at} of {count}" if count > 1 else ""
@@ -299,7 +300,7 @@ def _refuse_transaction_control(one: Pinned) -> None:
             outcome.failed(
                 StatementError(
                     "migration.transaction_control",
-                    f"{_title(one)}, statement {at} of {len(one.statements)}: dbward begins and ends the transaction;"
+                    f"{one.title}, statement {at} of {len(one.statements)}: dbward begins and ends the transaction;"
                     " nothing was run",
                     hint="Leave it out. What must not be in a transaction goes into a file with transaction:false.",
                 )
@@ -315,7 +316,3 @@ def _took_effect(broken: Broken, count: int) -> str | None:
     if broken.took_effect == 1:
         return "Its first statement took effect and stays."
     return f"Its first {broken.took_effect} statements took effect and stay."
-
-
-def _title(one: Pinned) -> str:
-    return f"{one.version}_{one.name}"

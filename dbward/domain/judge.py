@@ -47,6 +47,8 @@ class Judgement:
     decision: Decision
     tables: frozenset[Name]
     """What the statements name."""
+    of_parts: tuple[Risk, ...] = ()
+    """What each part is by itself, in their order."""
 
     @property
     def blocking(self) -> tuple[Finding, ...]:
@@ -77,17 +79,18 @@ def judge(
     Each of `parts` is reviewed by itself: what one does excuses nothing in another.
     """
     rules = policy.find_review_policy(policies.sql_review, target)
-    findings: tuple[Finding, ...]
-    if parts:
-        findings = tuple(
-            finding
-            for part in parts
-            for finding in _of_part(part, classification, facts, dialect, rules.rules, schema, advice)
-        )
-    else:
-        findings = review.review(classification, dialect, rules.rules, schema, advice, known=tuple(facts))
     flow = policy.find_workflow(policies.workflows, target, classification.operation)
     auto = flow.auto_approve if flow is not None else None
+    findings: tuple[Finding, ...] = ()
+    of_parts: list[Risk] = []
+    for part in parts:
+        alone = replace(classification, statements=classification.statements[part.first : part.end])
+        known = facts[part.first : part.end]
+        of_part = _review_part(part, alone, known, dialect, rules.rules, schema, advice)
+        of_parts.append(risk.assess(alone, known, dialect, of_part, schema, auto, now))
+        findings += of_part
+    if not parts:
+        findings = review.review(classification, dialect, rules.rules, schema, advice, known=facts)
     found = risk.assess(classification, facts, dialect, findings, schema, auto, now)
     return Judgement(
         classification=classification,
@@ -98,29 +101,27 @@ def judge(
         workflow=flow,
         decision=policy.decide(flow, found.level, emergency),
         tables=risk.names_of(facts),
+        of_parts=tuple(of_parts),
     )
 
 
-def _of_part(
+def _review_part(
     part: Part,
-    classification: Classification,
-    facts: Sequence[Facts],
+    alone: Classification,
+    known: Sequence[Facts],
     dialect: Dialect,
     actions: RuleActions,
     schema: Schema,
     advice: Sequence[Finding],
-) -> Iterator[Finding]:
-    alone = replace(classification, statements=classification.statements[part.first : part.end])
+) -> tuple[Finding, ...]:
+    """The findings of a part, whose statements and facts are `alone` and `known`, with their places in the whole."""
     advised = [
         replace(one, statement_index=one.statement_index - part.first)
         for one in advice
         if part.first <= one.statement_index < part.end
     ]
-    known = tuple(facts[part.first : part.end])
-    for found in review.review(
-        alone, dialect, actions, schema, advised, known=known, in_transaction=part.in_transaction
-    ):
-        yield replace(found, statement_index=found.statement_index + part.first)
+    found = review.review(alone, dialect, actions, schema, advised, known=known, in_transaction=part.in_transaction)
+    return tuple(replace(one, statement_index=one.statement_index + part.first) for one in found)
 
 
 def trace(made: Judgement) -> dict[str, Any]:

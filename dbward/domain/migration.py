@@ -50,6 +50,10 @@ class Pinned:
     transactional: bool
     statements: Annotated[list[str], Field(min_length=1)]
 
+    @property
+    def title(self) -> str:
+        return f"{self.version}_{self.name}"
+
 
 @with_config(_STRICT)
 @dataclass(frozen=True, slots=True)

@@ -90,13 +90,33 @@ def _new(
     timeout: timedelta,
     lifetime: timedelta,
 ) -> ExplainRow:
-    now = rt.now()
     vouched = rt.settings.policy.vouched.get(target, frozenset())
     asked = [_question(statement, n, dialect, vouched) for n, statement in enumerate(statements)]
-    nothing = all(each["refused"] is not None for each in asked)
+    row = question(
+        rt, ExplainKind.PLANS, target, dialect, asked, requested_by=requested_by, timeout=timeout, lifetime=lifetime
+    )
+    if all(each["refused"] is not None for each in asked):
+        outcome = [refused(each) for each in asked]
+        return replace(row, status=ExplainStatus.DONE, finished_at=row.created_at, outcome=outcome)
+    return row
+
+
+def question(
+    rt: Runtime,
+    kind: ExplainKind,
+    target: Target,
+    dialect: Dialect,
+    asked: list[dict[str, Any]],
+    *,
+    requested_by: str,
+    timeout: timedelta,
+    lifetime: timedelta,
+) -> ExplainRow:
+    """A question that is to be `put`: `timeout` is for each of what is `asked`, `lifetime` for the whole answer."""
+    now = rt.now()
     return ExplainRow(
         id=ids.new_id(),
-        kind=ExplainKind.PLANS,
+        kind=kind,
         request_id=None,
         requested_by=requested_by,
         database=target.database,
@@ -104,13 +124,13 @@ def _new(
         dialect=dialect,
         statements=asked,
         timeout_ms=max(1, timeout // timedelta(milliseconds=1)),
-        status=ExplainStatus.DONE if nothing else ExplainStatus.QUEUED,
+        status=ExplainStatus.QUEUED,
         agent_id=None,
         claim_id=None,
         created_at=now,
         expires_at=now + lifetime,
-        finished_at=now if nothing else None,
-        outcome=[refused(each) for each in asked] if nothing else None,
+        finished_at=None,
+        outcome=None,
         reason=None,
     )
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 from datetime import timedelta
 from typing import Final
 
-from dbward import ids
 from dbward.client.shapes import AppliedQuestion
 from dbward.db import agents, explains
 from dbward.db.engine import Tx
@@ -13,11 +12,11 @@ from dbward.db.rows import ExplainRow
 from dbward.domain import rbac
 from dbward.domain.model import Operation, Permission, Principal, Target
 from dbward.domain.names import parse_name
-from dbward.domain.plans import ExplainKind, ExplainStatus
+from dbward.domain.plans import ExplainKind
 from dbward.errors import Conflict, Unavailable
 from dbward.runtime import Runtime
 from dbward.services import submission
-from dbward.services.explains import GRACE, end, put, refuse_crowd, served_by
+from dbward.services.explains import GRACE, end, put, question, refuse_crowd, served_by
 from dbward.services.views import View
 
 READING_TIMEOUT: Final = timedelta(seconds=15)
@@ -42,25 +41,15 @@ def ask(rt: Runtime, who: Principal, database: str, environment: str, asked: App
                 hint="see `dbward agents`: one has to be up, reach the database, and list migrate_status",
             )
     lifetime = timedelta(milliseconds=asked.timeout_ms) + GRACE
-    now = rt.now()
-    row = ExplainRow(
-        id=ids.new_id(),
-        kind=ExplainKind.MIGRATIONS,
-        request_id=None,
+    row = question(
+        rt,
+        ExplainKind.MIGRATIONS,
+        target,
+        submission.dialect_of(rt, target),
+        [],
         requested_by=who.subject,
-        database=target.database,
-        environment=target.environment,
-        dialect=submission.dialect_of(rt, target),
-        statements=[],
-        timeout_ms=READING_TIMEOUT // timedelta(milliseconds=1),
-        status=ExplainStatus.QUEUED,
-        agent_id=None,
-        claim_id=None,
-        created_at=now,
-        expires_at=now + lifetime,
-        finished_at=None,
-        outcome=None,
-        reason=None,
+        timeout=READING_TIMEOUT,
+        lifetime=lifetime,
     )
 
     def work(tx: Tx) -> str:

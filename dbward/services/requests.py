@@ -268,7 +268,7 @@ def _insert(rt: Runtime, tx: Tx, who: Principal, draft: _Draft, made: Judgement)
         idempotency_key=draft.body.idempotency_key,
         idempotency_fingerprint=draft.fingerprint,
         workflow=policy.workflow_to_json(flow) if flow is not None else None,
-        decision=_decision(rt, tx, draft.said, made),
+        decision=_decision(draft.said, made),
         current_step=0,
         execution_id=None,
         created_at=now,
@@ -312,8 +312,8 @@ def _pinned_facts(said: Submission) -> View:
     )
 
 
-def _decision(rt: Runtime, tx: Tx, said: Submission, made: Judgement) -> View:
-    files = {"migrations": submission.judged_files(rt, tx.conn, said, made)} if said.files else {}
+def _decision(said: Submission, made: Judgement) -> View:
+    files = {"migrations": submission.judged_files(said, made)} if said.files else {}
     return {**trace(made), **files}
 
 

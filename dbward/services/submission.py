@@ -8,7 +8,6 @@ from typing import Any, Final
 from dbward import squawk
 from dbward.db import agents, schemas
 from dbward.db.engine import Connection
-from dbward.domain import risk
 from dbward.domain.judge import Judgement, Part, judge
 from dbward.domain.migration import Pinned, Repair, Sent, read_files, read_repair, signed_texts
 from dbward.domain.model import Dialect, Operation, Target
@@ -19,7 +18,7 @@ from dbward.domain.sql.statements import Classification, Facts, Finding
 from dbward.errors import Invalid
 from dbward.runtime import Runtime
 
-MAX_STATEMENTS: Final = 5000
+MAX_STATEMENTS_IN_REQUEST: Final = 5000
 """Of all files of a request to migrate; one file may have fewer."""
 
 
@@ -34,6 +33,10 @@ class File:
     @property
     def end(self) -> int:
         return self.first + len(self.plan.statements)
+
+    def holds(self, finding: Finding) -> bool:
+        """Whether it is about a statement of this file."""
+        return self.first <= finding.statement_index < self.end
 
     @property
     def pinned(self) -> Pinned:
@@ -96,9 +99,9 @@ def read_migration(rt: Runtime, target: Target, operation: Operation, detail: st
         except Invalid as e:
             raise Invalid(f"{sent.title}.sql: {e.message}", code=e.code, hint=e.hint, detail=e.detail) from e
         files.append(File(sent, plan, files[-1].end if files else 0))
-        if files[-1].end > MAX_STATEMENTS:
+        if files[-1].end > MAX_STATEMENTS_IN_REQUEST:
             raise Invalid(
-                f"the files have more than {MAX_STATEMENTS} statements together",
+                f"the files have more than {MAX_STATEMENTS_IN_REQUEST} statements together",
                 code="sql.rejected",
                 hint="migrate fewer of them at once: --count",
             )
@@ -139,39 +142,32 @@ def judged(rt: Runtime, conn: Connection, said: Submission, *, emergency: bool) 
     )
 
 
-def judged_files(rt: Runtime, conn: Connection, said: Submission, made: Judgement) -> list[dict[str, Any]]:
+def judged_files(said: Submission, made: Judgement) -> list[dict[str, Any]]:
     """What the verdict says of each file by itself, as it is stored with the request: findings name their line."""
-    schema = schemas.neighbourhood(conn, said.target, names_of(said.facts))
-    auto = made.workflow.auto_approve if made.workflow is not None else None
-    found = []
-    for file in said.files:
-        findings = [one for one in made.findings if file.first <= one.statement_index < file.end]
-        alone = risk.assess(
-            file.plan, said.facts[file.first : file.end], said.dialect, findings, schema, auto, rt.now()
-        )
-        found.append(
-            {
-                "statements": len(file.plan.statements),
-                "risk": alone.level,
-                "findings": [
-                    {
-                        "rule": one.rule,
-                        "action": one.action,
-                        "message": one.message,
-                        "hint": one.hint,
-                        "line": _line(file, one),
-                    }
-                    for one in findings
-                ],
-            }
-        )
-    return found
+    return [
+        {
+            "statements": len(file.plan.statements),
+            "risk": alone.level,
+            "findings": [
+                {
+                    "rule": one.rule,
+                    "action": one.action,
+                    "message": one.message,
+                    "hint": one.hint,
+                    "line": _line(file, one),
+                }
+                for one in made.findings
+                if file.holds(one)
+            ],
+        }
+        for file, alone in zip(said.files, made.of_parts, strict=True)
+    ]
 
 
 def placed(said: Submission, finding: Finding) -> str:
     """What a rule found, with the file and the line that it is about where there are files."""
     for file in said.files:
-        if file.first <= finding.statement_index < file.end:
+        if file.holds(finding):
             return f"{file.sent.title}.sql:{_line(file, finding)}: {finding.message}"
     return finding.message
 

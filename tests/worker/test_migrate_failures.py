@@ -8,7 +8,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -132,7 +132,7 @@ def test_of_two_runs_at_once_one_is_put_off(db: TargetDb, on: Callable[[str], Be
 
 def test_the_lock_is_for_one_database_and_can_be_lost(db: TargetDb) -> None:
     driver = open_driver(db.url)
-    with driver.lock_migrations() as lock:  # type: ignore[union-attr]  # free
+    with closing(driver.lock_migrations()) as lock:  # type: ignore[type-var]  # free
         assert lock.held()
         assert driver.lock_migrations() is None
         if db.dialect is Dialect.POSTGRESQL:
@@ -166,6 +166,7 @@ def test_the_lock_keeps_no_index_from_being_built(pg: TargetDb, on: Callable[[st
 
 CHILD = """
 import sys
+from contextlib import closing
 from datetime import timedelta
 from dbward.domain.model import Limits
 from worker.drivers import open_driver
@@ -174,7 +175,7 @@ from worker.drivers.base import Script
 
 url, transactional, *statements = sys.argv[1:]
 driver = open_driver(url)
-with driver.lock_migrations(), driver.open() as session:
+with closing(driver.lock_migrations()), driver.open() as session:
     print("begins", flush=True)
     limits = Limits(statement_timeout=timedelta(0), max_rows=0, max_bytes=0)
     records = ("INSERT INTO schema_migrations VALUES ('2')",)

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+from datetime import timedelta
+
 from flask import Blueprint, Response
 
 from dbward.client.answers import migrations as answers
 from dbward.client.shapes import AppliedQuestion
 from dbward.domain.model import Permission
-from dbward.errors import Unauthorized, Unavailable
-from dbward.services import explains, migrations
-from web import guard, json, live
+from dbward.services import migrations
+from web import guard, json, plans
 from web.endpoint import Extent, endpoint
 
 bp = Blueprint("migrations", __name__, url_prefix="/api/migrations")
@@ -29,14 +30,6 @@ def applied(database: str, environment: str, query: AppliedQuestion) -> Response
     """An agent is asked, which reads the database's own record of them and creates nothing."""
     rt = guard.runtime()
     asked = migrations.ask(rt, guard.principal(), database, environment, query)
-    try:
-        found = live.wait_for(
-            rt,
-            f"explain:{asked}",
-            check=lambda now: migrations.answer(now, asked),
-            seconds=query.timeout_ms / 1000,
-        )
-    except (Unavailable, Unauthorized):
-        explains.end(rt, asked)
-        raise
-    return json.reply(found if found is not None else migrations.give_up(rt, asked))
+    patience = timedelta(milliseconds=query.timeout_ms)
+    found = plans.answer_to(rt, asked, patience, answered=migrations.answer, given_up=migrations.give_up)
+    return json.reply(found)

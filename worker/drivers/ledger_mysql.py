@@ -9,8 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from hashlib import sha256
-from types import TracebackType
-from typing import Final, Self
+from typing import Final
 
 import pymysql
 
@@ -60,14 +59,6 @@ class MysqlLock:
                 pass
             finally:
                 self._connection.close()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
 
 
 def lock_name(database: str, what: str) -> str:

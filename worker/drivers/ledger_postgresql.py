@@ -7,8 +7,7 @@ and gives it up with it. The transaction holds no snapshot, so neither vacuum no
 from __future__ import annotations
 
 from contextlib import suppress
-from types import TracebackType
-from typing import Any, Final, Self
+from typing import Any, Final
 
 import psycopg
 
@@ -70,14 +69,6 @@ class PostgresqlLock:
         with suppress(psycopg.Error):
             self._connection.execute("ROLLBACK")  # else a pooler has to find out
         self._connection.close()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
 
 
 def read(connection: psycopg.Connection[Any]) -> Ledger:

@@ -13,8 +13,7 @@ import fcntl
 import os
 import sqlite3
 from pathlib import Path
-from types import TracebackType
-from typing import Final, Self
+from typing import Final
 
 from dbward.domain.model import Dialect, StatementError
 from worker.drivers.errors import CONNECTION_LOST, StatementFailed
@@ -61,14 +60,6 @@ class SqliteLock:
             self._path.unlink(missing_ok=True)  # while it is locked, so that nobody else's is removed
         os.close(self._handle)
         self._handle = None
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
 
 
 def read(connection: sqlite3.Connection) -> Ledger:

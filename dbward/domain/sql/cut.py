@@ -62,9 +62,9 @@ def cut(text: str, dialect: Dialect, *, script: bool = False) -> list[Piece]:
         if body is not None and not _is_comment(token):
             body.feed(token)
         inside = body is not None and body.open
-        if sign == ";" and not (inside and token.end > token.start):
-            if inside:
-                raise Invalid("a body that begins with BEGIN has no END", code="sql.unparsable")
+        if inside and token.start == len(text):
+            raise Invalid("a body that begins with BEGIN has no END", code="sql.unparsable")
+        if sign == ";" and not inside:
             if piece:
                 pieces.append(_without_comments(text, piece, dialect))
             if len(pieces) > most:
