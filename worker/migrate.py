@@ -134,21 +134,24 @@ class _Run:
             raise _Stop(outcome.failed(replace(e.error, message=message))) from e
 
     def _refuse_changed(self, todo: Sequence[Pinned], ledger: Ledger) -> None:
-        if not self._up:
-            return
+        """Up, of what is applied already the text has to be this one; down, it has to be the one that was to go."""
         recorded = {one.version: one.checksum for one in ledger.applied}
         for one in todo:
             known = recorded.get(one.version)
-            if known is not None and known != one.checksum:
+            if self._up and known not in (None, one.checksum):
                 commands = (repair_command(action, one.version, self._plan.target) for action in _ANEW)
                 raise _Stop(
-                    outcome.failed(
-                        StatementError(
-                            "migration.changed",
-                            f"{one.title} is not what was applied of this version; nothing was run",
-                            hint="Put the file back as it was. If the new one says what the database has: "
-                            + ", then ".join(commands),
-                        )
+                    _changed(
+                        f"{one.title} is not what was applied of this version",
+                        "Put the file back as it was. If the new one says what the database has: "
+                        + ", then ".join(commands),
+                    )
+                )
+            if not self._up and one.version in recorded and known != one.recorded:
+                raise _Stop(
+                    _changed(
+                        f"{one.title} was applied anew from another text since this was asked for",
+                        "Ask for it again: dbward migrate down",
                     )
                 )
 
@@ -291,6 +294,10 @@ class _Run:
 
 _ANEW: Final = ("remove", "mark_applied")
 _CHANGES: Final = frozenset({StepOutcome.APPLIED, StepOutcome.REVERTED})
+
+
+def _changed(what: str, hint: str) -> Ended:
+    return outcome.failed(StatementError("migration.changed", f"{what}; nothing was run", hint=hint))
 
 
 def _refuse_transaction_control(one: Pinned) -> None:

@@ -39,7 +39,8 @@ _STRICT: Final = ConfigDict(extra="forbid", strict=True)
 @with_config(_STRICT)
 @dataclass(frozen=True, slots=True)
 class Pinned:
-    """One direction of one file. `checksum` is the SHA-256 of the whole file, in hex.
+    """One direction of one file. `checksum` is the SHA-256 of the whole file, in hex; `recorded`, of what is to be
+    reverted, the one that the database has recorded with it.
 
     With `transactional` its statements and the record of its version are one transaction, where the engine can.
     """
@@ -49,6 +50,7 @@ class Pinned:
     checksum: Checksum
     transactional: bool
     statements: Annotated[list[str], Field(min_length=1)]
+    recorded: Checksum | None = None
 
     @property
     def title(self) -> str:
@@ -60,7 +62,8 @@ class Pinned:
 class Sent:
     """One file as a client sends it: the SQL of the direction asked for, which begins in `line` of the file, from 1.
 
-    `checksum` is the client's word for the whole file, of which the server sees a part; `reversible`: it can be undone.
+    `checksum` is the client's word for the whole file, of which the server sees a part; `reversible`: it can be undone;
+    `recorded`: as in `Pinned`.
     """
 
     version: Version
@@ -70,6 +73,7 @@ class Sent:
     reversible: bool
     sql: str
     line: Annotated[int, Field(ge=1, le=LINE_MAX)]
+    recorded: Checksum | None = None
 
     @property
     def title(self) -> str:

@@ -158,10 +158,14 @@ def find(entries: Iterable[Entry], asked: str) -> Entry:
 
 def sent(entries: Sequence[Entry], *, up: bool) -> tuple[Sent, ...]:
     """What the server is told of each file, in the same order. Each has that direction."""
-    return tuple(_sent(one.file, one.file.up if up else one.file.down) for one in entries if one.file is not None)
+    return tuple(
+        _sent(one.file, one.file.up if up else one.file.down, None if one.applied is None else one.applied.checksum)
+        for one in entries
+        if one.file is not None
+    )
 
 
-def _sent(file: Migration, script: Script | None) -> Sent:
+def _sent(file: Migration, script: Script | None, recorded: str | None) -> Sent:
     assert script is not None
     return Sent(
         version=file.version,
@@ -171,6 +175,7 @@ def _sent(file: Migration, script: Script | None) -> Sent:
         reversible=file.down is not None,
         sql=script.sql,
         line=script.line,
+        recorded=recorded,
     )
 
 

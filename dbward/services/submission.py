@@ -46,6 +46,7 @@ class File:
             checksum=self.sent.checksum,
             transactional=self.sent.transactional,
             statements=list(self.plan.texts),
+            recorded=self.sent.recorded,
         )
 
 

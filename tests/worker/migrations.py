@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from datetime import timedelta
 from typing import Any
 
@@ -87,6 +88,11 @@ def bench(server: TinyServer, api: AgentApi, url: str) -> Iterator[Bench]:
 
 def pinned(version: int, *statements: str, transactional: bool = True, checksum: str = "a") -> Pinned:
     return Pinned(str(version), "step", checksum * 64, transactional, list(statements))
+
+
+def undoing(version: int, *statements: str, transactional: bool = True, recorded: str = "a") -> Pinned:
+    """What takes back a `pinned` file of that checksum."""
+    return replace(pinned(version, *statements, transactional=transactional), recorded=recorded * 64)
 
 
 def insert(n: int, name: str = "x") -> str:

@@ -26,6 +26,7 @@ from tests.worker.migrations import (
     insert,
     pinned,
     steps,
+    undoing,
     versions,
 )
 from tests.worker.targets import TargetDb, empty
@@ -72,11 +73,22 @@ def test_what_is_applied_is_skipped(agent: Bench, db: TargetDb) -> None:
 
 def test_down_takes_back_what_is_pinned_and_nothing_else(agent: Bench, db: TargetDb) -> None:
     agent.run(UP, *(pinned(n, insert(n)) for n in (1, 2, 3)))
-    back = [pinned(n, f"DELETE FROM t WHERE id = {n}") for n in (3, 2)]
+    back = [undoing(n, f"DELETE FROM t WHERE id = {n}") for n in (3, 2)]
     assert steps(agent.run(DOWN, *back)) == [("3", "reverted"), ("2", "reverted")]
     assert (ids(db), versions(db), [one.version for one in applied(db)]) == ([1], ["1"], ["1"])
     assert steps(agent.run(DOWN, *back)) == [("3", "skipped"), ("2", "skipped")]
     assert ids(db) == [1]
+
+
+@pytest.mark.parametrize("recorded", ["b", None])
+def test_down_takes_back_no_other_text_than_was_asked_for(agent: Bench, db: TargetDb, recorded: str | None) -> None:
+    """It may have been taken back and applied anew, from another file, before the request is resumed."""
+    agent.run(UP, pinned(1, insert(1)), pinned(2, insert(2)))
+    other = pinned(2, "DELETE FROM t WHERE id = 2") if recorded is None else undoing(2, "DELETE FROM t", recorded="b")
+    outcome = agent.run(DOWN, other, undoing(1, "DELETE FROM t WHERE id = 1"))
+    assert steps(outcome) == [("2", "not_run"), ("1", "not_run")]
+    assert outcome["error"]["code"] == "migration.changed"
+    assert (ids(db), versions(db)) == ([1, 2], ["1", "2"])
 
 
 def test_down_where_nothing_ever_was_makes_nothing(agent: Bench, db: TargetDb) -> None:
@@ -146,7 +158,7 @@ def test_a_failure_outside_a_transaction_says_what_stays(agent: Bench, db: Targe
 def test_outside_a_transaction_the_version_is_recorded_all_the_same(agent: Bench, db: TargetDb) -> None:
     assert steps(agent.run(UP, pinned(1, insert(1), insert(2), transactional=False))) == [("1", "applied")]
     assert (ids(db), versions(db)) == ([1, 2], ["1"])
-    back = pinned(1, "DELETE FROM t WHERE id = 1", "DELETE FROM t WHERE id = 2", transactional=False)
+    back = undoing(1, "DELETE FROM t WHERE id = 1", "DELETE FROM t WHERE id = 2", transactional=False)
     assert steps(agent.run(DOWN, back)) == [("1", "reverted")]
     assert (ids(db), versions(db)) == ([], [])
 
@@ -293,6 +305,6 @@ def test_a_file_with_code_in_it_runs_as_it_was_cut(agent: Bench, db: TargetDb) -
     outcome = agent.run(UP, pinned(1, *up))
     assert (outcome["error"], steps(outcome)) == (None, [("1", "applied")])
     assert db.direct("SELECT name FROM t") == [("aa",)]
-    assert steps(agent.run(DOWN, pinned(1, *down))) == [("1", "reverted")]
+    assert steps(agent.run(DOWN, undoing(1, *down))) == [("1", "reverted")]
     db.direct("INSERT INTO t VALUES (2, 'b')")
     assert db.direct("SELECT name FROM t WHERE id = 2") == [("b",)]

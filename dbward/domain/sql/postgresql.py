@@ -21,6 +21,7 @@ from dbward.domain.sql.postgresql_tables import (
     EXPLAINED,
     FIELD_NODES,
     GRANTED,
+    HOLDING_ROWS,
     LIBRARIES,
     NAMED_KINDS,
     NODES,
@@ -186,7 +187,13 @@ def _check_object(type_: str, fields: PgNode, rules: _Rules) -> str:
     """
     match type_:
         case "DropStmt":
-            return _one_of(fields.get("removeType"), rules.objects)
+            dropped = _one_of(fields.get("removeType"), rules.objects)
+            if dropped in HOLDING_ROWS and fields.get("behavior") == "DROP_CASCADE":
+                raise _rejected(
+                    f"DROP {_said(dropped).upper()} with CASCADE deletes tables or columns that it does not name",
+                    hint="drop these by name first, where the review sees them, and leave CASCADE out",
+                )
+            return dropped
         case "AlterTableStmt":
             for alteration in _alterations(fields):
                 _one_of(alteration, rules.alterations)

@@ -100,6 +100,9 @@ EXPLAINED: Final = words("SelectStmt InsertStmt UpdateStmt DeleteStmt MergeStmt 
 OBJECTS: Final = words("OBJECT_TABLE OBJECT_VIEW OBJECT_MATVIEW OBJECT_INDEX OBJECT_SEQUENCE")
 """Objects that may be altered, renamed and dropped: no accounts, rights, code, types or whole schemas."""
 
+HOLDING_ROWS: Final = words("OBJECT_SCHEMA OBJECT_TYPE OBJECT_DOMAIN OBJECT_EXTENSION")
+"""Whose CASCADE takes tables, or columns of them, along."""
+
 GRANTED: Final = OBJECTS | words(
     "OBJECT_FUNCTION OBJECT_PROCEDURE OBJECT_ROUTINE OBJECT_SCHEMA OBJECT_TYPE OBJECT_DOMAIN OBJECT_DATABASE"
 )
