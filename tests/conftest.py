@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Generator, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,7 +10,7 @@ from typing import Literal
 
 import pytest
 
-from tests.support import migrated, services
+from tests.support import migrated, order, services
 from tests.support.processes import Farm
 
 _session: services.Session | None = None
@@ -24,6 +25,17 @@ def pytest_sessionstart(session: pytest.Session) -> None:
 def pytest_unconfigure(config: pytest.Config) -> None:
     if _session is not None:
         _session.close()
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    processes = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))
+    if processes > 1:
+        items[:] = order.spread(
+            items,
+            processes,
+            file=lambda item: item.path,
+            long=lambda item: item.get_closest_marker("e2e") is not None,
+        )
 
 
 @pytest.fixture
